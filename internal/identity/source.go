@@ -1,0 +1,25 @@
+// Package identity answers two questions: who am I, and who is calling.
+//
+// A caller is known only by the SPIFFE ID in its certificate. Nothing it says
+// about itself in a header is ever used as an identity.
+package identity
+
+import (
+	"context"
+	"crypto/tls"
+
+	"github.com/spiffe/go-spiffe/v2/bundle/x509bundle"
+)
+
+// A Source gives out the certificates we present and the roots we trust. It is
+// safe for concurrent use. The sources are [SelfSigned], [Files] and
+// [Workload API]; Istio's CA will be the fourth.
+type Source interface {
+	// Certificate returns the current certificate of id, whose key we hold. It
+	// may block until the first one is there; a renewal never blocks it.
+	Certificate(ctx context.Context, id ID) (*tls.Certificate, error)
+
+	// Roots returns the current bundles, by trust domain. The set may be
+	// replaced at any time; callers ask for every handshake.
+	Roots() *x509bundle.Set
+}
