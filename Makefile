@@ -1,0 +1,61 @@
+# Everything here runs without root and, once the modules are downloaded,
+# without a network. `make help` lists the targets.
+
+GO       ?= go
+FUZZTIME ?= 60s
+BENCHTIME ?= 1s
+BENCH    ?= .
+export CGO_ENABLED ?= 0
+
+.PHONY: help build demo test race lint vet fuzz fuzz-seeds bench bench-diff h2spec check clean tidy
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+build: ## build waypoint, ztunnel and waystone into bin/
+	@mkdir -p bin
+	$(GO) build -trimpath -o bin/ ./cmd/...
+
+demo: build ## a mesh on this machine: Istio's getting-started walk-through, step by step
+	bin/waystone demo
+
+test: ## unit, script and in-memory mesh tests (no root, no network)
+	$(GO) test ./...
+
+race: ## the same under the race detector, which also poisons freed buffers (needs a C compiler)
+	CGO_ENABLED=1 $(GO) test -race ./...
+
+vet: ## go vet
+	$(GO) vet ./...
+
+lint: ## golangci-lint, and gofmt
+	@fmt=$$(gofmt -l $$(git ls-files '*.go')); test -z "$$fmt" || { echo "gofmt would change: $$fmt"; exit 1; }
+	$(GO) build -C .ci/tools -o $(CURDIR)/bin/golangci-lint github.com/golangci/golangci-lint/v2/cmd/golangci-lint
+	bin/golangci-lint run ./...
+
+fuzz: ## every fuzz target for FUZZTIME (60s)
+	.ci/fuzz $(FUZZTIME)
+
+bench: ## run the benchmarks matching BENCH, keep the figures in bench/new.txt
+	@mkdir -p bench
+	$(GO) test -run '^$$' -bench '$(BENCH)' -benchmem -benchtime $(BENCHTIME) ./... | tee bench/new.txt
+
+bench-diff: ## compare bench/old.txt with bench/new.txt
+	$(GO) build -C .ci/tools -o $(CURDIR)/bin/benchstat golang.org/x/perf/cmd/benchstat
+	bin/benchstat bench/old.txt bench/new.txt
+
+h2spec: build ## HTTP/2 conformance of the HBONE listener and the inner server
+	$(GO) build -C .ci/tools -o $(CURDIR)/bin/h2spec github.com/summerwind/h2spec/cmd/h2spec
+	.ci/h2spec
+
+check: vet lint test race fuzz-seeds demo ## what CI runs
+	@echo "check: all green"
+
+fuzz-seeds: ## run every fuzz target on its seeds only
+	$(GO) test -run '^Fuzz' ./...
+
+clean: ## remove what was built
+	rm -rf bin bench/new.txt
+
+tidy: ## go mod tidy, both modules
+	$(GO) mod tidy && cd .ci/tools && $(GO) mod tidy

@@ -1,0 +1,237 @@
+package arch
+
+import (
+	"bytes"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/waystone-mesh/waystone"
+
+// imports lists, for every package, which packages of ours it may import. It is
+// a list and not an order because "lower" is too weak: authz stands above hbone
+// and must not touch it. "*" is anything.
+var imports = map[string]string{
+	// Leaves: they name things.
+	"internal/flow":     "",
+	"internal/bufs":     "",
+	"internal/identity": "",
+	"internal/mesh":     "internal/identity",
+	"internal/l7":       "internal/bufs",
+
+	// They move bytes: no policy, no configuration, no metrics.
+	"internal/h1":     "internal/bufs internal/flow internal/l7",
+	"internal/h2":     "internal/bufs internal/flow internal/l7",
+	"internal/loop":   "internal/bufs internal/flow",
+	"internal/memnet": "",
+	"internal/hbone":  "internal/bufs internal/flow internal/h2 internal/identity internal/l7 internal/loop internal/mesh",
+
+	// They decide: pure, and strangers to one another.
+	"authz":      "internal/identity internal/l7 internal/mesh",
+	"authz/rbac": "authz internal/identity internal/l7 internal/mesh",
+	"authz/rego": "authz internal/identity internal/l7 internal/mesh",
+	"routing":    "internal/l7 internal/mesh",
+	"telemetry":  "internal/identity internal/mesh",
+
+	// It knows, and they read and feed it.
+	"internal/config":   "authz internal/identity internal/mesh routing",
+	"internal/manifest": "authz internal/config internal/identity internal/mesh routing",
+	"internal/file":     "authz internal/config internal/identity internal/manifest internal/mesh routing",
+	"internal/admin":    "",
+
+	// They carry.
+	"waypoint": "authz routing telemetry internal/bufs internal/config internal/flow internal/h1 internal/h2 internal/hbone internal/identity internal/l7 internal/loop internal/mesh",
+	"ztunnel":  "authz telemetry internal/bufs internal/config internal/flow internal/hbone internal/h2 internal/identity internal/l7 internal/loop internal/mesh",
+
+	// They wire.
+	"cmd/waypoint":              "*",
+	"cmd/ztunnel":               "*",
+	"cmd/waystone":              "*",
+	"internal/meshtest":         "*",
+	"internal/arch":             "",
+	"internal/demo":             "*",
+	"examples/bookinfo/service": "",
+}
+
+// homes lists the packages that may import a heavy dependency, by import path
+// prefix. cmd is never listed: a main that needs a library directly is doing
+// somebody else's work.
+var homes = map[string]string{
+	"github.com/open-policy-agent/": "authz/rego",
+	"github.com/prometheus/":        "telemetry internal/admin",
+	"go.opentelemetry.io/":          "telemetry",
+	"github.com/envoyproxy/":        "authz/rbac",
+	"google.golang.org/grpc":        "internal/identity telemetry",
+	"k8s.io/":                       "internal/manifest",
+	"istio.io/":                     "internal/manifest",
+	"sigs.k8s.io/":                  "internal/manifest",
+	"github.com/spiffe/go-spiffe":   "internal/identity",
+	"golang.org/x/net/http2":        "internal/h2",
+	"github.com/fsnotify/fsnotify":  "internal/identity internal/file",
+	"net/http":                      "internal/admin internal/demo examples/bookinfo/service",
+	"github.com/spf13/cobra":        "cmd/waypoint cmd/ztunnel cmd/waystone",
+}
+
+// A file is one Go source file of the module.
+type file struct {
+	name  string // slash-separated, relative to the module root
+	pkg   string // its directory
+	ast   *ast.File
+	lines int
+	test  bool
+}
+
+func sources(t *testing.T) []file {
+	t.Helper()
+	root := filepath.Join("..", "..")
+	var files []file
+	err := filepath.WalkDir(root, func(name string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		rel, _ := filepath.Rel(root, name)
+		rel = filepath.ToSlash(rel)
+		if d.IsDir() {
+			if rel != "." && (strings.HasPrefix(d.Name(), ".") || d.Name() == "testdata" || rel == "e2e") {
+				return filepath.SkipDir
+			}
+			return nil
+		}
+		if !strings.HasSuffix(rel, ".go") {
+			return nil
+		}
+		src, err := os.ReadFile(name)
+		if err != nil {
+			return err
+		}
+		f, err := parser.ParseFile(token.NewFileSet(), name, src, parser.ParseComments)
+		if err != nil {
+			return err
+		}
+		files = append(files, file{rel, path.Dir(rel), f, bytes.Count(src, []byte("\n")), strings.HasSuffix(rel, "_test.go")})
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(files) < 20 {
+		t.Fatalf("found %d source files: the walk is broken", len(files))
+	}
+	return files
+}
+
+func TestImports(t *testing.T) {
+	for _, f := range sources(t) {
+		allowed, known := imports[f.pkg]
+		if !known {
+			t.Errorf("%s: package %s is not in the map: say what it may import", f.name, f.pkg)
+			continue
+		}
+		if f.test || allowed == "*" {
+			continue
+		}
+		list := strings.Fields(allowed)
+		for _, imp := range f.ast.Imports {
+			p, _ := strconv.Unquote(imp.Path.Value)
+			rel, ours := strings.CutPrefix(p, module+"/")
+			if ours && !slices.Contains(list, rel) {
+				t.Errorf("%s imports %s, which the architecture forbids", f.name, rel)
+			}
+		}
+	}
+}
+
+func TestHeavyDependenciesHaveOneHome(t *testing.T) {
+	for _, f := range sources(t) {
+		if f.test {
+			continue
+		}
+		for _, imp := range f.ast.Imports {
+			p, _ := strconv.Unquote(imp.Path.Value)
+			for prefix, home := range homes {
+				if p != prefix && !strings.HasPrefix(p, strings.TrimSuffix(prefix, "/")+"/") {
+					continue
+				}
+				if !slices.Contains(strings.Fields(home), f.pkg) {
+					t.Errorf("%s imports %s, whose home is %s", f.name, p, home)
+				}
+			}
+		}
+	}
+}
+
+func TestPackagesSayWhatTheyAreFor(t *testing.T) {
+	comments := map[string]int{}
+	for _, f := range sources(t) {
+		if f.test {
+			continue
+		}
+		comments[f.pkg] += 0
+		if f.ast.Doc != nil {
+			comments[f.pkg]++
+		}
+	}
+	for pkg, n := range comments {
+		if n != 1 {
+			t.Errorf("package %s has %d package comments, want 1", pkg, n)
+		}
+	}
+}
+
+// TestFilesAreOneIdea holds files to 400 lines, and those of h2, where one state
+// machine meets one long RFC, to 600.
+func TestFilesAreOneIdea(t *testing.T) {
+	for _, f := range sources(t) {
+		limit := 400
+		if f.pkg == "internal/h2" {
+			limit = 600
+		}
+		if !f.test && f.lines > limit {
+			t.Errorf("%s has %d lines, more than %d", f.name, f.lines, limit)
+		}
+	}
+}
+
+func TestNoPackageIsCalledUtil(t *testing.T) {
+	for _, f := range sources(t) {
+		for _, bad := range []string{"util", "utils", "common", "types", "helpers", "pkg"} {
+			if path.Base(f.pkg) == bad {
+				t.Errorf("%s: a package called %s says nothing about what is in it", f.name, bad)
+			}
+		}
+	}
+}
+
+// TestTestsDoNotSleep holds tests to synctest, channels and injected clocks.
+func TestTestsDoNotSleep(t *testing.T) {
+	for _, f := range sources(t) {
+		if !f.test {
+			continue
+		}
+		bubble := false // a sleep inside a synctest bubble takes no time
+		for _, imp := range f.ast.Imports {
+			bubble = bubble || imp.Path.Value == `"testing/synctest"`
+		}
+		ast.Inspect(f.ast, func(n ast.Node) bool {
+			call, ok := n.(*ast.CallExpr)
+			if !ok || bubble {
+				return true
+			}
+			if sel, ok := call.Fun.(*ast.SelectorExpr); ok && sel.Sel.Name == "Sleep" {
+				if x, ok := sel.X.(*ast.Ident); ok && x.Name == "time" {
+					t.Errorf("%s sleeps: wait for what it is waiting for", f.name)
+				}
+			}
+			return true
+		})
+	}
+}
