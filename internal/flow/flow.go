@@ -1,7 +1,7 @@
 // Package flow names what a tunnel, a TCP connection and an HTTP/2 stream have
 // in common: bytes both ways, in order, with credit.
 //
-// It holds two interfaces and no code. Whoever produces bytes (an HBONE tunnel,
+// Whoever produces bytes (an HBONE tunnel,
 // a TCP connection on a loop) implements Stream; whoever consumes them (an HTTP
 // codec, a copier, an exchange) implements Receiver. The codecs can therefore
 // run on either, and a tunnel can be copied to a socket or to another tunnel by
