@@ -1,11 +1,10 @@
 // Package flow names what a tunnel, a TCP connection and an HTTP/2 stream have
 // in common: bytes both ways, in order, with credit.
 //
-// Whoever produces bytes (an HBONE tunnel,
-// a TCP connection on a loop) implements Stream; whoever consumes them (an HTTP
-// codec, a copier, an exchange) implements Receiver. The codecs can therefore
-// run on either, and a tunnel can be copied to a socket or to another tunnel by
-// the same few lines.
+// Whoever produces bytes (an HBONE tunnel, a TCP connection on a loop)
+// implements Stream; whoever consumes them (an HTTP codec, an exchange)
+// implements Receiver. The codecs can therefore run on either, and [Pair]
+// copies a tunnel to a socket or to another tunnel in the same few lines.
 //
 // The memory rule: bytes that were received and not yet credited are the only
 // bytes that may be waiting anywhere. A consumer that passes bytes on credits
