@@ -1,0 +1,54 @@
+package l7
+
+import "unsafe"
+
+// An Arena keeps copies of heads in one buffer that is used again and again, so
+// that keeping a head past the call that lent it costs a copy and no
+// allocation. What it hands out is valid until Reset. It has one owner.
+type Arena struct {
+	b      []byte
+	fields []Field
+}
+
+// Reset forgets every copy. The strings handed out before must not be used
+// again.
+func (a *Arena) Reset() {
+	if cap(a.b) > 16<<10 { // one huge head must not be paid for by every later one
+		a.b = nil
+	}
+	clear(a.fields)
+	a.b, a.fields = a.b[:0], a.fields[:0]
+}
+
+// String returns a copy of s.
+func (a *Arena) String(s string) string {
+	if s == "" {
+		return ""
+	}
+	i := len(a.b)
+	a.b = append(a.b, s...)
+	return unsafe.String(&a.b[i], len(s))
+}
+
+// Fields returns a copy of f with room for a few more, which an append takes.
+func (a *Arena) Fields(f Fields) Fields {
+	const room = 8
+	i := len(a.fields)
+	for _, field := range f {
+		a.fields = append(a.fields, Field{a.String(field.Name), a.String(field.Value)})
+	}
+	n := len(a.fields)
+	for range room {
+		a.fields = append(a.fields, Field{})
+	}
+	return a.fields[i:n:len(a.fields)]
+}
+
+// Request returns a copy of r.
+func (a *Arena) Request(r *Request) Request {
+	c := *r
+	c.Method, c.Scheme, c.Authority = a.String(r.Method), a.String(r.Scheme), a.String(r.Authority)
+	c.Path, c.Upgrade = a.String(r.Path), a.String(r.Upgrade)
+	c.Fields = a.Fields(r.Fields)
+	return c
+}
