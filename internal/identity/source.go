@@ -13,7 +13,7 @@ import (
 
 // A Source gives out the certificates we present and the roots we trust. It is
 // safe for concurrent use. The sources are [SelfSigned], [Files] and
-// [Workload API]; Istio's CA will be the fourth.
+// [SPIFFE]; [Open] opens one. Istio's CA would be the fourth.
 type Source interface {
 	// Certificate returns the current certificate of id, whose key we hold. It
 	// may block until the first one is there; a renewal never blocks it.

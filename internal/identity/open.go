@@ -1,0 +1,97 @@
+package identity
+
+import (
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/spiffe/go-spiffe/v2/bundle/x509bundle"
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+)
+
+// Forms lists what [Open] understands, for the help text of a flag.
+const Forms = "self:DIR (a CA of our own, made in DIR), files:DIR (DIR/<namespace>/<service account>/{cert,key}.pem and DIR/root-cert.pem), spiffe:SOCKET (the SPIFFE Workload API)"
+
+// Options says what a source cannot find out by itself.
+type Options struct {
+	// TrustDomain is the one that self: issues for and that the certificates of
+	// files: must be of. "" is "cluster.local".
+	TrustDomain string
+
+	// Aliases are further trust domains that TrustDomain's roots vouch for.
+	Aliases []string
+
+	// Log is told of reloads and of what was refused. nil discards.
+	Log *slog.Logger
+}
+
+// Open returns the source that spec names; see [Forms]. [Close] ends it.
+func Open(spec string, o Options) (Source, error) {
+	if o.TrustDomain == "" {
+		o.TrustDomain = "cluster.local"
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	for _, td := range append([]string{o.TrustDomain}, o.Aliases...) {
+		if _, err := spiffeid.TrustDomainFromString(td); err != nil {
+			return nil, fmt.Errorf("identity: trust domain %q: %w", td, err)
+		}
+	}
+	kind, where, _ := strings.Cut(spec, ":")
+	switch kind {
+	case "self", "files":
+		if where == "" {
+			return nil, fmt.Errorf("identity: %q names no directory; the forms are %s", spec, Forms)
+		}
+		if kind == "self" {
+			return openSelf(where, o)
+		}
+		return openFiles(where, o)
+	case "spiffe":
+		if where == "" {
+			where = os.Getenv("SPIFFE_ENDPOINT_SOCKET")
+		}
+		return openSPIFFE(where, o)
+	case "istio":
+		return nil, fmt.Errorf("identity: %q: istiod's CA is not supported; the forms are %s", spec, Forms)
+	}
+	return nil, fmt.Errorf("identity: %q: unknown source; the forms are %s", spec, Forms)
+}
+
+// Close ends whatever src keeps running, and waits for it. A source that keeps
+// nothing running is left as it is.
+func Close(src Source) error {
+	if c, ok := src.(io.Closer); ok {
+		return c.Close()
+	}
+	return nil
+}
+
+// domains returns the trust domains that o's roots vouch for.
+func (o *Options) domains() []string {
+	return append([]string{o.TrustDomain}, o.Aliases...)
+}
+
+// vouches reports whether td is the trust domain or an alias of it.
+func (o *Options) vouches(td string) bool {
+	return td == o.TrustDomain || slices.Contains(o.Aliases, td)
+}
+
+// aliased adds to set, for each alias without roots of its own, those of the
+// trust domain, and returns it.
+func (o *Options) aliased(set *x509bundle.Set) *x509bundle.Set {
+	own, ok := set.Get(spiffeid.RequireTrustDomainFromString(o.TrustDomain))
+	if !ok {
+		return set
+	}
+	for _, alias := range o.Aliases {
+		if td := spiffeid.RequireTrustDomainFromString(alias); !set.Has(td) {
+			set.Add(x509bundle.FromX509Authorities(td, own.X509Authorities()))
+		}
+	}
+	return set
+}
