@@ -1,0 +1,284 @@
+package authz
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+)
+
+// Options say whose view of the policies is compiled. The zero Options are a
+// waypoint's in the trust domain cluster.local.
+type Options struct {
+	TrustDomain   string   // of this mesh; "" is cluster.local
+	Aliases       []string // further trust domains that mean this one
+	RootNamespace string   // "" is istio-system; only from there may a GatewayClass be targeted
+
+	// L4 compiles for the node tunnel, which sees no HTTP: see the package
+	// comment.
+	L4 bool
+}
+
+// Compile returns the Set of policies, which are taken to be attached to the
+// same destination. The error joins one error for each field of each policy
+// that is not valid or not supported; the Set is then one that denies
+// everything, for there is no telling what those policies were to protect.
+func Compile(o Options, policies ...*Policy) (*Set, error) {
+	var entries []Entry
+	var errs []error
+	for _, p := range policies {
+		c := compiler{o: &o, policy: p, trust: domains(o.TrustDomain, o.Aliases)}
+		if err := c.check(); err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		entries = append(entries, c.compile()...)
+		if len(c.errs) > 0 {
+			errs = append(errs, c.errs...)
+		}
+	}
+	if err := errors.Join(errs...); err != nil {
+		return Closed("policy rejected"), err
+	}
+	return NewSet(entries), nil
+}
+
+// A compiler compiles one policy.
+type compiler struct {
+	o      *Options
+	policy *Policy
+	trust  trust
+	errs   []error
+}
+
+// A view is whose eyes a rule is compiled for.
+type view uint8
+
+const (
+	requests    view = iota // a waypoint's, of HTTP
+	connections             // a waypoint's, of what is not HTTP
+	node                    // the node tunnel's
+)
+
+// sees reports whether a field can be enforced in v.
+func (v view) sees(k fieldKind) bool {
+	switch v {
+	case connections:
+		return !k.http()
+	case node:
+		switch k {
+		case fieldPrincipal, fieldNamespace, fieldAccount, fieldIP, fieldDestIP, fieldPort:
+			return true
+		}
+		return false
+	}
+	return true
+}
+
+func (c *compiler) check() error {
+	p := c.policy
+	if err := Validate(p); err != nil {
+		return err
+	}
+	root := c.o.RootNamespace
+	if root == "" {
+		root = defaultRootNS
+	}
+	for i, ref := range p.TargetRefs {
+		if ref.Kind == "GatewayClass" && p.Namespace != root {
+			return &FieldError{Policy: p.Key(), Field: fmt.Sprintf("spec.targetRefs[%d].kind", i),
+				Reason: fmt.Sprintf("a GatewayClass may be targeted from the root namespace %q only", root)}
+		}
+	}
+	if p.Action == Custom && !c.o.L4 {
+		return c.unsupported("spec.action", "the action CUSTOM is not supported yet")
+	}
+	return nil
+}
+
+func (c *compiler) unsupported(field, reason string) error {
+	return &FieldError{Policy: c.policy.Key(), Field: field, Reason: reason, Unsupported: true}
+}
+
+// compile returns an entry for each rule; an ALLOW policy always has one.
+func (c *compiler) compile() []Entry {
+	p := c.policy
+	if c.o.L4 && p.Action != Allow && p.Action != Deny {
+		return nil // Istio does not send these to the node
+	}
+	var out []Entry
+	for i := range p.Rules {
+		e := Entry{Action: p.Action, DryRun: p.DryRun && p.Action != Audit, ID: p.ruleID(i), Policy: p, Rule: i}
+		if c.o.L4 {
+			e.Opaque = c.rule(i, node)
+			e.HTTP = e.Opaque
+		} else {
+			e.HTTP, e.Opaque = c.rule(i, requests), c.rule(i, connections)
+		}
+		out = append(out, e)
+	}
+	if len(out) == 0 && p.Action == Allow {
+		out = append(out, Entry{DryRun: p.DryRun, ID: p.ruleID(0), Policy: p, Rule: -1})
+	}
+	return out
+}
+
+// rule compiles rule i for v.
+func (c *compiler) rule(i int, v view) *Expr {
+	r := &c.policy.Rules[i]
+	at := fmt.Sprintf("spec.rules[%d]", i)
+	var from, to, all []*Expr
+	for j := range r.To {
+		x, ok := c.all(fmt.Sprintf("%s.to[%d].operation", at, j), r.To[j].fields(), v)
+		if !ok {
+			return nil
+		}
+		to = append(to, x)
+	}
+	for j := range r.From {
+		x, ok := c.all(fmt.Sprintf("%s.from[%d].source", at, j), r.From[j].fields(), v)
+		if !ok {
+			return nil
+		}
+		from = append(from, x)
+	}
+	if r.From != nil {
+		all = append(all, Or(c.origin(at+".from"), from...))
+	}
+	if r.To != nil {
+		all = append(all, Or(c.origin(at+".to"), to...))
+	}
+	for j := range r.When {
+		f, _ := r.When[j].field()
+		x, ok := c.all(fmt.Sprintf("%s.when[%d]", at, j), []field{f}, v)
+		if !ok {
+			return nil
+		}
+		all = append(all, x)
+	}
+	return And(c.origin(at), all...)
+}
+
+// all compiles the fields of a Source, an Operation or a Condition. It returns
+// false when v does not see one of them and the action is ALLOW: then the whole
+// rule is dropped, and less is allowed.
+//
+// A rule of another action loses only the field, and more is denied. The node
+// differs when nothing is left of the Source, Operation or Condition: as in
+// Istio, that then matches nothing, and neither does the rule.
+func (c *compiler) all(at string, fields []field, v view) (*Expr, bool) {
+	var kept []*Expr
+	seen := false
+	for _, f := range fields {
+		if len(f.values)+len(f.notValues) == 0 {
+			continue
+		}
+		if !v.sees(f.kind) {
+			if c.policy.Action == Allow {
+				return nil, false
+			}
+			continue
+		}
+		seen = true
+		kept = append(kept, c.field(at, f, v)...)
+	}
+	if v == node && !seen {
+		return Never(c.origin(at)), true
+	}
+	return And(c.origin(at), kept...), true
+}
+
+// field compiles one field: one of its values, and none of its notValues.
+func (c *compiler) field(at string, f field, v view) (out []*Expr) {
+	if why := missing[f.kind]; why != "" {
+		c.errs = append(c.errs, c.unsupported(at+"."+f.name, why))
+		return nil
+	}
+	if name := at + "." + f.name; len(f.values) > 0 {
+		out = append(out, c.any(name, f, f.values, v))
+	}
+	if name := at + "." + f.notName(); len(f.notValues) > 0 {
+		out = append(out, Not(c.origin(name), c.any(name, f, f.notValues, v)))
+	}
+	return out
+}
+
+// missing says what is not there to be enforced.
+var missing = map[fieldKind]string{
+	fieldJWT:      "attributes of a JWT are not supported yet",
+	fieldMetadata: "there are no Envoy filters here whose metadata could be asked for",
+}
+
+// any compiles the values of a field.
+func (c *compiler) any(at string, f field, values []string, v view) *Expr {
+	var out []*Expr
+	for i, value := range values {
+		out = append(out, c.value(c.origin(fmt.Sprintf("%s[%d]", at, i)), f, value, v)...)
+	}
+	return Or(c.origin(at), out...)
+}
+
+func (c *compiler) origin(field string) string {
+	return Kind + " " + c.policy.Namespace + "/" + c.policy.Name + ": " + field
+}
+
+// value compiles one value, which has been validated.
+func (c *compiler) value(origin string, f field, value string, v view) (out []*Expr) {
+	switch f.kind {
+	case fieldPrincipal:
+		for _, p := range c.trust.principals(value) {
+			out = append(out, Match(origin, Principal, Wildcard(p)))
+		}
+		return out
+	case fieldTrustDomain:
+		for _, td := range c.trust.expand(value) {
+			m, _ := Glob(td)
+			out = append(out, Match(origin, TrustDomain, m))
+		}
+		return out
+	}
+	return []*Expr{c.one(origin, f, value, v)}
+}
+
+// one compiles a value that stands for one matcher.
+func (c *compiler) one(origin string, f field, value string, v view) *Expr {
+	switch f.kind {
+	case fieldNamespace:
+		m, err := Glob(value)
+		if v == node || err != nil {
+			m = Wildcard(value)
+		}
+		return Match(origin, Namespace, m)
+	case fieldAccount:
+		return Match(origin, ServiceAccount, Exact(c.account(value)))
+	case fieldIP, fieldRemoteIP:
+		block, _ := parseBlock(value)
+		return Match(origin, SourceIP, CIDR(block))
+	case fieldDestIP:
+		block, _ := parseBlock(value)
+		return Match(origin, DestIP, CIDR(block))
+	case fieldPort:
+		port, _ := parsePort(value)
+		return Match(origin, DestPort, Ports(port, port))
+	case fieldSNI:
+		return Match(origin, SNI, Wildcard(value))
+	case fieldHost:
+		return Match(origin, Host, Wildcard(value).Fold())
+	case fieldMethod:
+		return Match(origin, Method, Wildcard(value))
+	case fieldPath:
+		if isTemplate(value) {
+			m, _ := Template(value)
+			return Match(origin, Path, m)
+		}
+		return Match(origin, Path, Wildcard(value))
+	}
+	return MatchHeader(origin, f.header, Wildcard(value))
+}
+
+// account returns a service account with its namespace.
+func (c *compiler) account(value string) string {
+	if strings.Contains(value, "/") {
+		return value
+	}
+	return c.policy.Namespace + "/" + value
+}

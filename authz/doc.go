@@ -1,0 +1,2 @@
+// Package authz decides whether a request may pass.
+package authz

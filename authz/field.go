@@ -1,0 +1,140 @@
+package authz
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+)
+
+// A field is a field of a Source or Operation, or a Condition: an attribute and
+// the values it is compared with. It is what the three have in common.
+type field struct {
+	name              string
+	kind              fieldKind
+	header            string // of fieldHeader: lower case
+	values, notValues []string
+}
+
+// A fieldKind says how the values of a field are read and what they are
+// compared with.
+type fieldKind uint8
+
+const (
+	fieldPrincipal fieldKind = iota
+	fieldNamespace
+	fieldAccount
+	fieldTrustDomain
+	fieldIP
+	fieldRemoteIP
+	fieldDestIP
+	fieldPort
+	fieldSNI
+	fieldMetadata // dynamic metadata of an Envoy filter
+	fieldHost
+	fieldMethod
+	fieldPath
+	fieldHeader
+	fieldJWT
+)
+
+// http reports whether a field asks for what only a request has.
+func (k fieldKind) http() bool { return k >= fieldHost }
+
+func (f field) notName() string { return "not" + strings.ToUpper(f.name[:1]) + f.name[1:] }
+
+func (s *Source) fields() []field {
+	return []field{
+		{name: "principals", kind: fieldPrincipal, values: s.Principals, notValues: s.NotPrincipals},
+		{name: "requestPrincipals", kind: fieldJWT, values: s.RequestPrincipals, notValues: s.NotRequestPrincipals},
+		{name: "namespaces", kind: fieldNamespace, values: s.Namespaces, notValues: s.NotNamespaces},
+		{name: "serviceAccounts", kind: fieldAccount, values: s.ServiceAccounts, notValues: s.NotServiceAccounts},
+		{name: "trustDomains", kind: fieldTrustDomain, values: s.TrustDomains, notValues: s.NotTrustDomains},
+		{name: "ipBlocks", kind: fieldIP, values: s.IPBlocks, notValues: s.NotIPBlocks},
+		{name: "remoteIpBlocks", kind: fieldRemoteIP, values: s.RemoteIPBlocks, notValues: s.NotRemoteIPBlocks},
+	}
+}
+
+func (o *Operation) fields() []field {
+	return []field{
+		{name: "hosts", kind: fieldHost, values: o.Hosts, notValues: o.NotHosts},
+		{name: "ports", kind: fieldPort, values: o.Ports, notValues: o.NotPorts},
+		{name: "methods", kind: fieldMethod, values: o.Methods, notValues: o.NotMethods},
+		{name: "paths", kind: fieldPath, values: o.Paths, notValues: o.NotPaths},
+	}
+}
+
+// conditionKeys are the keys of a Condition that are whole names.
+var conditionKeys = map[string]fieldKind{
+	"source.ip":              fieldIP,
+	"remote.ip":              fieldRemoteIP,
+	"source.namespace":       fieldNamespace,
+	"source.principal":       fieldPrincipal,
+	"source.serviceAccount":  fieldAccount,
+	"source.trustDomain":     fieldTrustDomain,
+	"request.auth.principal": fieldJWT,
+	"request.auth.audiences": fieldJWT,
+	"request.auth.presenter": fieldJWT,
+	"destination.ip":         fieldDestIP,
+	"destination.port":       fieldPort,
+	"connection.sni":         fieldSNI,
+}
+
+// field returns what a condition compares; the error is about its key.
+func (w *Condition) field() (field, error) {
+	f := field{name: "values", values: w.Values, notValues: w.NotValues}
+	if k, ok := conditionKeys[w.Key]; ok {
+		f.kind = k
+		return f, nil
+	}
+	if rest, ok := strings.CutPrefix(w.Key, "request.headers"); ok {
+		names, err := brackets(rest)
+		if err != nil || len(names) != 1 {
+			return f, fmt.Errorf("%q is not of the form request.headers[name]", w.Key)
+		}
+		f.kind, f.header = fieldHeader, strings.ToLower(names[0])
+		return f, nil
+	}
+	if rest, ok := strings.CutPrefix(w.Key, "request.auth.claims"); ok {
+		if _, err := brackets(rest); err != nil {
+			return f, fmt.Errorf("%q is not of the form request.auth.claims[name] or [name][name]", w.Key)
+		}
+		f.kind = fieldJWT
+		return f, nil
+	}
+	if rest, ok := strings.CutPrefix(w.Key, "experimental.envoy.filters."); ok {
+		_, name, ok := strings.Cut(rest, "[")
+		if !ok || len(name) < 2 || !strings.HasSuffix(name, "]") {
+			return f, fmt.Errorf("%q is not of the form experimental.envoy.filters.name[key]", w.Key)
+		}
+		f.kind = fieldMetadata
+		return f, nil
+	}
+	return f, unknownKey(w.Key)
+}
+
+func unknownKey(key string) error {
+	switch {
+	case strings.HasPrefix(key, "destination.labels"), strings.HasPrefix(key, "destination.namespace"),
+		key == "destination.name", key == "destination.user":
+		return fmt.Errorf("%q is no longer an attribute; attach the policy with selector or targetRefs", key)
+	case strings.HasPrefix(key, "source.labels"):
+		return fmt.Errorf("%q is no longer an attribute; use source.principal", key)
+	}
+	return fmt.Errorf("unknown attribute %q", key)
+}
+
+// brackets reads [a][b]… .
+func brackets(s string) (names []string, err error) {
+	for s != "" {
+		rest, ok := strings.CutPrefix(s, "[")
+		name, rest, closed := strings.Cut(rest, "]")
+		if !ok || !closed || name == "" || strings.Contains(name, "[") {
+			return nil, errors.New("bad brackets")
+		}
+		names, s = append(names, name), rest
+	}
+	if names == nil {
+		return nil, errors.New("no brackets")
+	}
+	return names, nil
+}

@@ -1,0 +1,213 @@
+package authz
+
+import (
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/waystone-mesh/waystone/internal/identity"
+	"github.com/waystone-mesh/waystone/internal/l7"
+)
+
+// An Input is what a verdict is given on: a request, or an opaque connection.
+type Input struct {
+	Peer   identity.ID    // zero: a client without a certificate
+	Source netip.Addr     // the client's address
+	Dest   netip.AddrPort // what the client dialled: on a waypoint, the service's address and port
+	SNI    string         // "" when there is none
+
+	// HTTP is nil for an opaque tunnel. An ALLOW rule that asks about HTTP then
+	// never matches, and a DENY rule is enforced as if it had not asked: when in
+	// doubt, both refuse. The path has been normalised already.
+	HTTP *l7.Request
+}
+
+// A Verdict is what a Set says about an Input.
+type Verdict struct {
+	Allowed bool
+
+	// Policy and Rule decided: the DENY rule or the ALLOW rule that matched.
+	// Policy is nil and Rule -1 when nothing matched.
+	Policy *Policy
+	Rule   int
+
+	// Audit is set when an AUDIT rule matched. It changes nothing else.
+	Audit bool
+
+	// DryRun is what the policies under dry run would have said.
+	DryRun DryRun
+
+	details string
+}
+
+// Details returns what the access log says about a refusal:
+// rbac_access_denied_matched_policy[…] with the rule that matched, or with
+// "none" when there were ALLOW rules and none did. It is "" if Allowed.
+func (v Verdict) Details() string { return v.details }
+
+// DryRun is the verdict of policies under dry run, of either action. The zero
+// DryRun says that there are none.
+type DryRun struct{ Deny, Allow Outcome }
+
+// An Outcome is what the dry-run policies of one action would have said.
+type Outcome struct {
+	Result Result
+	ID     string // the rule that matched, or ""
+}
+
+// A Result is part of an Outcome.
+type Result uint8
+
+// The results. Unknown is that of an action without dry-run policies.
+const (
+	Unknown Result = iota
+	Allowed
+	Denied
+)
+
+func (r Result) String() string { return [...]string{"", "allowed", "denied"}[r] }
+
+// A Set decides about requests to one destination. It is immutable and safe
+// for concurrent use. A nil Set allows everything.
+type Set struct {
+	http, opaque decider
+	closed       string // Details of a set that denies everything
+}
+
+// A decider holds entries by action, each list in the order of its names.
+type decider struct {
+	audit, deny, allow  []*Entry
+	dryDeny, dryAllow   []*Entry
+	restrict, dryStrict bool // an ALLOW policy applies, even if none of its rules can match
+}
+
+// An Entry is one rule compiled: what a Set is made of. Whichever language it
+// was written in, it comes down to an action and an Expr.
+type Entry struct {
+	Action Action
+	DryRun bool
+	ID     string  // as the log names it
+	Policy *Policy // where it comes from
+	Rule   int     // its index there; -1: stands for a policy without rules
+
+	// HTTP is asked about requests, Opaque about connections that are not HTTP.
+	// A nil Expr never matches; an ALLOW entry that never matches still
+	// restricts, as any ALLOW policy does.
+	HTTP, Opaque *Expr
+
+	denied string
+}
+
+const deniedPrefix = "rbac_access_denied_matched_policy["
+
+// NewSet returns the Set of entries. With no entries at all it allows
+// everything. CUSTOM entries are not for a Set, and are treated as DENY.
+func NewSet(entries []Entry) *Set {
+	s := &Set{}
+	all := make([]*Entry, len(entries))
+	for i := range entries {
+		e := entries[i]
+		e.denied = deniedPrefix + blanks(e.ID) + "]"
+		all[i] = &e
+	}
+	// Envoy looks at policies in the order of their names, so the name that is
+	// logged does not depend on the order of arrival. Nor does ours.
+	slices.SortStableFunc(all, func(a, b *Entry) int { return strings.Compare(a.ID, b.ID) })
+	for _, e := range all {
+		s.http.add(e, e.HTTP)
+		s.opaque.add(e, e.Opaque)
+	}
+	return s
+}
+
+func (d *decider) add(e *Entry, x *Expr) {
+	list := &d.deny
+	switch {
+	case e.Action == Audit:
+		list = &d.audit
+	case e.Action == Allow && e.DryRun:
+		list, d.dryStrict = &d.dryAllow, true
+	case e.Action == Allow:
+		list, d.restrict = &d.allow, true
+	case e.DryRun:
+		list = &d.dryDeny
+	}
+	if x != nil && x.op != opNever {
+		*list = append(*list, e)
+	}
+}
+
+// Closed returns a Set that denies everything and names reason in its Details.
+// It stands for a policy that cannot be enforced as written.
+func Closed(reason string) *Set {
+	return &Set{closed: deniedPrefix + "closed:" + blanks(reason) + "]"}
+}
+
+// blanks replaces white space, which the access log's details must not have.
+func blanks(s string) string { return strings.Join(strings.Fields(s), "_") }
+
+// Check gives the verdict on in: see the table in the package comment. It
+// allocates nothing and keeps nothing of in.
+func (s *Set) Check(in *Input) Verdict {
+	if s == nil {
+		return Verdict{Allowed: true, Rule: -1}
+	}
+	if s.closed != "" {
+		return Verdict{Rule: -1, details: s.closed}
+	}
+	d, isHTTP := &s.opaque, in.HTTP != nil
+	if isHTTP {
+		d = &s.http
+	}
+	var f facts
+	f.read(in)
+	v := Verdict{Rule: -1}
+	v.Audit = first(d.audit, &f, isHTTP) != nil
+	if d.dryStrict || d.dryDeny != nil {
+		v.DryRun = d.rehearse(&f, isHTTP)
+	}
+	if e := first(d.deny, &f, isHTTP); e != nil {
+		v.Policy, v.Rule, v.details = e.Policy, e.Rule, e.denied
+		return v
+	}
+	if !d.restrict {
+		v.Allowed = true
+		return v
+	}
+	if e := first(d.allow, &f, isHTTP); e != nil {
+		v.Allowed, v.Policy, v.Rule = true, e.Policy, e.Rule
+		return v
+	}
+	v.details = deniedPrefix + "none]"
+	return v
+}
+
+func (d *decider) rehearse(f *facts, isHTTP bool) (out DryRun) {
+	if d.dryDeny != nil {
+		out.Deny.Result = Allowed
+		if e := first(d.dryDeny, f, isHTTP); e != nil {
+			out.Deny = Outcome{Denied, e.ID}
+		}
+	}
+	if d.dryStrict {
+		out.Allow.Result = Denied
+		if e := first(d.dryAllow, f, isHTTP); e != nil {
+			out.Allow = Outcome{Allowed, e.ID}
+		}
+	}
+	return out
+}
+
+// first returns the first of list that matches, or nil.
+func first(list []*Entry, f *facts, isHTTP bool) *Entry {
+	for _, e := range list {
+		x := e.Opaque
+		if isHTTP {
+			x = e.HTTP
+		}
+		if x.match(f) {
+			return e
+		}
+	}
+	return nil
+}
