@@ -76,3 +76,14 @@ func (q *Queue) Clear() {
 	}
 	q.bufs, q.off, q.n = q.bufs[:0], 0, 0
 }
+
+// Each calls f with every run of bytes, in order, and consumes nothing.
+func (q *Queue) Each(f func(p []byte)) {
+	for i, b := range q.bufs {
+		if i == 0 {
+			f(b.B[q.off:])
+		} else {
+			f(b.B)
+		}
+	}
+}
