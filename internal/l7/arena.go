@@ -30,6 +30,16 @@ func (a *Arena) String(s string) string {
 	return unsafe.String(&a.b[i], len(s))
 }
 
+// Bytes returns a copy of p as a string.
+func (a *Arena) Bytes(p []byte) string {
+	if len(p) == 0 {
+		return ""
+	}
+	i := len(a.b)
+	a.b = append(a.b, p...)
+	return unsafe.String(&a.b[i], len(p))
+}
+
 // Fields returns a copy of f with room for a few more, which an append takes.
 func (a *Arena) Fields(f Fields) Fields {
 	const room = 8
