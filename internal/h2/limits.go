@@ -2,6 +2,48 @@ package h2
 
 import "time"
 
+const (
+	// 128 KiB: DATA is put on the output while it holds less. Beyond that a
+	// queue per stream is fairer and no slower, since the socket is the brake.
+	hold = 128 << 10
+
+	// 64 KiB: what Output hands out at a time, four TLS records.
+	flush = 64 << 10
+
+	// 32 KiB: the longest DATA frame we send, one pooled buffer, and a stream's
+	// turn when several have data.
+	turn = 32 << 10
+
+	// 1 MiB: a server with this much waiting to be read by the peer refuses
+	// streams, whose answers would only add to it.
+	clogged = 1 << 20
+
+	// 16 KiB: the longest SETTINGS or GOAWAY, which have to be held whole; the
+	// limit that every peer starts with.
+	maxControl = 16 << 10
+
+	// 4 KiB: what the peer's header compression may make us remember, and ours
+	// the peer.
+	tableSize = 4 << 10
+
+	// 100: streams to open before the peer's SETTINGS say how many it takes
+	// (RFC 9113, section 6.5.2, advises peers not to go lower).
+	assumedStreams = 100
+
+	// 5 s: how long the PING of a graceful GOAWAY is waited for. It only has to
+	// cover a round trip.
+	drainWait = 5 * time.Second
+
+	// An idle-frame budget pays for the peer's credit: this many WINDOW_UPDATEs
+	// per DATA frame of ours.
+	updatesPerData = 8
+
+	minFrame      = 1 << 14
+	maxFrame      = 1<<24 - 1
+	initialWindow = 1<<16 - 1 // before SETTINGS say otherwise
+	maxStreamID   = 1<<31 - 1
+)
+
 // Options is how a [Conn] is set up. The zero value of each field stands for
 // its default; values that RFC 9113 does not allow are moved to the nearest one
 // that it does.
@@ -29,7 +71,7 @@ type Options struct {
 	// MaxResets is how many streams per second the peer may cancel, or have
 	// reset by breaking the rules, before the connection is closed with
 	// ENHANCE_YOUR_CALM (CVE-2023-44487, CVE-2025-8671). The larger of 500 and
-	// twice MaxStreams.
+	// twice MaxStreams. Only a server counts.
 	MaxResets int
 
 	// MaxReplies is how many frames that only answer the peer's (PING and
@@ -46,3 +88,113 @@ type Options struct {
 	// Tunnels are exempt: their users may be idle as long as they like.
 	SlowReader time.Duration
 }
+
+// withDefaults returns o with every zero field filled in and every other within
+// what the RFC allows.
+func (o Options) withDefaults() Options {
+	o.StreamWindow = between(1, or(o.StreamWindow, 256<<10), maxWindow)
+	o.ConnWindow = between(initialWindow, or(o.ConnWindow, 1<<20), maxWindow)
+	o.MaxFrame = between(minFrame, or(o.MaxFrame, 1<<20), maxFrame)
+	o.MaxStreams = between(1, or(o.MaxStreams, 200), maxStreamID)
+	o.MaxHeaderList = between(1<<10, or(o.MaxHeaderList, 64<<10), 16<<20)
+	o.Keepalive = or(o.Keepalive, 10*time.Second)
+	o.KeepaliveTimeout = or(o.KeepaliveTimeout, 20*time.Second)
+	o.SlowReader = or(o.SlowReader, 5*time.Minute)
+	o.MaxResets = or(o.MaxResets, max(500, 2*int(o.MaxStreams)))
+	o.MaxReplies = or(o.MaxReplies, 2000)
+	o.MaxIdleFrames = or(o.MaxIdleFrames, 10_000)
+	if o.Wake == nil {
+		o.Wake = func() {}
+	}
+	return o
+}
+
+func or[T comparable](v, otherwise T) T {
+	var zero T
+	if v == zero {
+		return otherwise
+	}
+	return v
+}
+
+func between(low, v, high uint32) uint32 { return min(max(low, v), high) }
+
+// maxBlock is how many encoded bytes of one header block we decode. Up to here a
+// field section that is too long costs its stream; beyond, the connection, since
+// the compression state is lost with what is not decoded.
+func (o *Options) maxBlock() int { return 2*int(o.MaxHeaderList) + 1<<10 }
+
+// maxFragments is how many frames one header block may come in.
+func (o *Options) maxFragments() int { return 32 + int(o.MaxHeaderList)/(8<<10) }
+
+// budgets count what the peer makes us do for nothing. resets and idle start
+// again every second, replies whenever the output has been taken whole.
+type budgets struct {
+	resets, idle, replies int
+	since                 time.Time
+}
+
+// tick starts a new second when one has passed.
+func (b *budgets) tick(now time.Time) {
+	if now.Sub(b.since) >= time.Second {
+		b.since, b.resets, b.idle = now, 0, 0
+	}
+}
+
+// idled counts n frames that moved nothing.
+func (c *Conn) idled(n int) error {
+	if c.spent.idle += n; c.spent.idle > c.o.MaxIdleFrames {
+		return broken(CodeEnhanceYourCalm, "too many frames that move nothing")
+	}
+	return nil
+}
+
+// replied counts a frame that answers one of the peer's.
+func (c *Conn) replied() error {
+	if c.spent.replies++; c.spent.replies > c.o.MaxReplies {
+		return broken(CodeEnhanceYourCalm, "answers are asked for and not read")
+	}
+	return nil
+}
+
+// canceled counts a stream that the peer opened for nothing.
+func (c *Conn) canceled() error {
+	if c.role == Client {
+		return nil
+	}
+	if c.spent.resets++; c.spent.resets > c.o.MaxResets {
+		return broken(CodeEnhanceYourCalm, "too many streams are reset")
+	}
+	return nil
+}
+
+// recent remembers the last few of a series of stream ids. It answers only for
+// frames on streams that no longer exist, so it is searched, not indexed.
+type recent struct {
+	ids  []uint32
+	next int
+}
+
+// add remembers id, instead of the oldest of size ids.
+func (r *recent) add(id uint32, size int) {
+	if len(r.ids) < size {
+		r.ids = append(r.ids, id)
+		return
+	}
+	r.ids[r.next] = id
+	r.next = (r.next + 1) % size
+}
+
+func (r *recent) has(id uint32) bool {
+	for _, v := range r.ids {
+		if v == id {
+			return true
+		}
+	}
+	return false
+}
+
+const (
+	rememberReset = 1024 // 4 KiB at most: more than are reset in a round trip
+	rememberEnded = 16   // they only make the error code more exact
+)
