@@ -1,14 +1,16 @@
 package h1
 
 import (
+	"github.com/waystone-mesh/waystone/internal/bufs"
 	"github.com/waystone-mesh/waystone/internal/flow"
 	"github.com/waystone-mesh/waystone/internal/l7"
 )
 
 // A ServerHandler is told what clients send. There is one exchange at a time:
-// Request opens it, and it is over when both the request and the response are
-// complete and every byte of content that Write left waiting has been reported
-// by Sent. Only then is the next one announced.
+// Request opens it, and it is over when the response is complete and every byte
+// of content that Write left waiting has been reported by Sent. What is left of
+// the request then is read and dropped, or the connection closed; the next
+// request is announced only after that.
 //
 // Every call may come from within a call to the Server.
 type ServerHandler interface {
@@ -50,60 +52,355 @@ type ServerHandler interface {
 
 // A Server is the serving end of one HTTP/1.1 connection. It is the Receiver
 // of its stream; every call is made on the stream's loop.
-type Server struct{}
+type Server struct {
+	// Immutable.
+	stream flow.Stream
+	h      ServerHandler
+	limits Limits
+
+	in   incoming
+	out  outgoing
+	wait bufs.Queue // bytes that came too early, uncredited
+	req  l7.Request
+
+	// The exchange.
+	open       bool // the handler has it
+	head       bool // its method is HEAD
+	old        bool // HTTP/1.0
+	persistent bool // the client will send another request
+	expect     bool // the client waits for a 100 before it sends content
+	upgrade    bool // the client asked for another protocol
+	upgraded   bool // and has it
+	told       bool // the handler knows of the EOF
+	drained    int  // bytes of content dropped
+
+	// The connection.
+	closing bool // after this exchange
+	eof     bool // the client has ended its direction
+	gone    bool // nothing more is to be said, either way
+	running bool // run is on the stack
+	fault   error
+}
 
 var _ flow.Receiver = (*Server)(nil)
 
 // NewServer returns a Server on s that reports to h. The caller makes it the
 // Receiver of s, and gives Data the bytes that it has read already.
-func NewServer(s flow.Stream, h ServerHandler, l Limits) *Server { return &Server{} }
+func NewServer(s flow.Stream, h ServerHandler, l Limits) *Server {
+	return &Server{stream: s, h: h, limits: l.withDefaults(), out: outgoing{stream: s}}
+}
 
-// Respond sends a response head. Informational ones (1xx) may come before the
-// final one; a 101 with Upgrade set switches both directions to raw bytes. With
-// end there is no content.
-//
-// Content is delimited by r.Length: as many bytes when it is not negative;
-// otherwise by chunks, or for an HTTP/1.0 client by closing. The framing fields
-// among r.Fields are ignored; of a response to HEAD, and of a 304, the
-// content-length field is passed on.
-//
-// An error (ErrState or ErrInvalid) means that nothing was written.
-func (c *Server) Respond(r *l7.Response, end bool) error { return nil }
+// Data, EOF, Sent and Reset are the stream's.
+func (c *Server) Data(p []byte) {
+	if c.gone {
+		return
+	}
+	if c.running || c.wait.Len() > 0 {
+		c.wait.Append(p)
+		c.run()
+		return
+	}
+	c.running = true
+	n := c.feed(p)
+	c.running = false
+	if n < len(p) && !c.gone {
+		c.wait.Append(p[n:])
+	}
+	c.run()
+}
 
-// Write sends content, which is lent for the call, and returns how many of its
-// bytes are waiting: Sent reports those. Content that the response may not have
-// (HEAD, 204, 304) is dropped. More than the declared length resets the stream,
-// and the handler is told by Reset with ErrLength.
-func (c *Server) Write(p []byte) (queued int) { return 0 }
+// EOF is the stream's.
+func (c *Server) EOF() {
+	c.eof = true
+	c.run()
+}
 
-// End completes the response. Trailers are sent when it is chunked. After a 101
-// it ends our direction. Less content than declared is a reset, as in Write.
-func (c *Server) End(trailers l7.Fields) {}
+// Sent is the stream's.
+func (c *Server) Sent(n int) {
+	if c.gone {
+		return
+	}
+	if n = c.out.sent(n); n > 0 && c.open {
+		c.h.Sent(n)
+	}
+	c.run()
+}
+
+// Reset is the stream's.
+func (c *Server) Reset(err error) {
+	if !c.gone {
+		c.end(err)
+	}
+}
+
+// run does what is due, until nothing is. Calls from a handler change the state
+// and return: the run that called the handler goes on from there, so that a
+// thousand pipelined requests are a loop and not a recursion.
+func (c *Server) run() {
+	if c.running {
+		return
+	}
+	c.running = true
+	for !c.gone {
+		c.settle()
+		if c.wait.Len() > 0 {
+			n := c.feed(c.wait.Front())
+			if c.gone {
+				break
+			}
+			if c.wait.Consume(n); n > 0 {
+				continue
+			}
+		}
+		if !c.eof || !c.ended() {
+			break
+		}
+	}
+	c.running = false
+	if c.gone {
+		c.release()
+	}
+}
+
+// settle ends the exchange if it is over, and closes the connection if it was
+// the last.
+func (c *Server) settle() {
+	if c.gone || !c.out.done {
+		return
+	}
+	if c.open && c.out.content == 0 && (!c.upgraded || c.in.stage == complete) {
+		c.open = false
+		c.credit(c.in.held)
+	}
+	switch {
+	case c.upgraded || c.out.closed:
+	case c.last():
+		c.close()
+	case !c.open && c.in.stage == complete:
+		c.in.stage = atHead
+		c.out.next()
+	}
+}
+
+// last reports whether no request follows on this connection.
+func (c *Server) last() bool {
+	if c.closing || !c.persistent {
+		return true
+	}
+	// A request that was answered early: read past what is left of it when that
+	// is little. A client that waited for a 100 may send its content or not (RFC
+	// 9110, section 10.1.1): there is no telling what its next byte is.
+	return c.in.stage != complete && (c.expect || c.in.stage == atLength && c.in.left > int64(c.limits.Drain))
+}
+
+func (c *Server) close() {
+	c.in.stage, c.drained = dropping, 0
+	c.out.close()
+}
+
+// feed reads from p and returns how much of it was used: less than all of it
+// when the rest belongs to the next request and has to wait.
+func (c *Server) feed(p []byte) (used int) {
+	for used < len(p) && !c.gone {
+		if c.in.stage == complete {
+			if c.settle(); c.in.stage == complete {
+				return used
+			}
+		}
+		switch c.in.stage {
+		case atHead:
+			used += c.readHead(p[used:])
+		case dropping:
+			c.drop(len(p) - used)
+			return len(p)
+		default:
+			used += c.readContent(p[used:])
+		}
+	}
+	return used
+}
+
+func (c *Server) readHead(p []byte) int {
+	h, b, n, err := c.in.heads.feed(request, p, &c.limits)
+	c.stream.Credit(n)
+	if err != nil {
+		c.refuse(err)
+		return n
+	}
+	if h == nil {
+		return n
+	}
+	defer h.release()
+	minor, err := h.request(b, &c.req, &c.limits)
+	if err != nil {
+		c.refuse(err)
+		return n
+	}
+	c.in.begin(c.req.Length)
+	c.open, c.old, c.head = true, minor == 0, c.req.Method == "HEAD"
+	c.persistent, c.expect = h.keepAlive(minor), h.expect
+	c.upgrade, c.told, c.drained = c.req.Upgrade != "", false, 0
+	c.h.Request(&c.req, c.req.Length == 0)
+	c.req = l7.Request{}
+	return n
+}
+
+func (c *Server) readContent(p []byte) int {
+	c.expect = false // it sends without waiting
+	n, content, last, err := c.in.next(p, &c.limits)
+	switch {
+	case err != nil:
+		c.stream.Credit(len(p))
+		c.broken(err)
+		return len(p)
+	case !content:
+		c.stream.Credit(n)
+	case c.out.done && !c.upgraded:
+		c.drop(n)
+	default:
+		c.in.held += n
+		c.h.Content(p[:n])
+	}
+	if c.in.stage == complete && !c.gone && !c.out.done {
+		c.h.End(fieldsOf(last))
+	}
+	if last != nil {
+		last.release()
+	}
+	return n
+}
+
+// drop passes over bytes that nobody wants, up to a point.
+func (c *Server) drop(n int) {
+	c.stream.Credit(n)
+	if c.drained += n; c.drained <= c.limits.Drain {
+		return
+	}
+	if c.in.stage == dropping {
+		// We have closed, and have been patient.
+		c.stream.Reset(nil)
+		c.end(c.fault)
+		return
+	}
+	c.closing = true
+	c.settle()
+}
+
+// ended does what is due after the client's EOF, and reports whether it did
+// anything.
+func (c *Server) ended() bool {
+	switch {
+	case c.in.stage == complete && c.open && !c.told && !c.out.done:
+		c.told = true
+		c.h.EOF()
+	case c.wait.Len() > 0:
+		return false // requests that came before it
+	case c.in.stage == raw:
+		c.in.stage = complete
+		c.h.End(nil)
+	case c.in.stage == atHead:
+		if c.in.heads.part != nil {
+			c.fault = ErrCut
+		}
+		c.close()
+	case c.in.stage < complete && c.out.done:
+		c.closing = true
+		c.close()
+	case c.in.stage < complete:
+		c.stream.Reset(nil)
+		c.end(ErrCut)
+	case c.out.closed && !c.open && c.out.content+c.out.framing == 0:
+		c.end(c.fault)
+	default:
+		return false
+	}
+	return true
+}
+
+// refuse answers a request that opens no exchange.
+func (c *Server) refuse(err *Error) {
+	c.fault = err
+	c.answer(err.Status)
+	c.h.Malformed(err.Status, err)
+}
+
+// broken ends an exchange whose request's content cannot be told from what
+// follows it.
+func (c *Server) broken(err *Error) {
+	c.fault = err
+	switch {
+	case c.out.done: // it is answered already, and only waits to leave
+		c.closing = true
+		c.settle()
+	case c.out.begun:
+		c.stream.Reset(err)
+		c.end(err)
+	default:
+		c.open = false
+		c.answer(err.Status)
+		c.h.Reset(err)
+	}
+}
+
+// end is the last that the handler hears.
+func (c *Server) end(err error) {
+	c.gone = true
+	if c.open {
+		c.open = false
+		c.h.Reset(err)
+	}
+	c.h.Closed(err)
+	if !c.running {
+		c.release()
+	}
+}
+
+// release gives up what is held. What a handler on the stack may still look at
+// is left to run.
+func (c *Server) release() {
+	c.out.drop()
+	c.wait.Clear()
+	c.in.heads.drop()
+}
 
 // Credit says that n bytes of the request's content have been passed on.
-func (c *Server) Credit(n int) {}
+func (c *Server) Credit(n int) {
+	if !c.gone {
+		c.credit(n)
+	}
+}
+
+func (c *Server) credit(n int) {
+	if n = min(n, c.in.held); n > 0 {
+		c.in.held -= n
+		c.stream.Credit(n)
+	}
+}
 
 // Abort gives the connection up. The handler is told nothing more.
-func (c *Server) Abort(err error) {}
+func (c *Server) Abort(err error) {
+	if c.gone {
+		return
+	}
+	c.gone, c.open = true, false
+	c.stream.Reset(err)
+	if !c.running {
+		c.release()
+	}
+}
 
 // CloseAfter closes the connection after the current exchange, telling the
 // client by Connection: close if the response has not begun; an idle one at
-// once.
-func (c *Server) CloseAfter() {}
-
-// Hold makes the next response head, and what small content follows it, wait
-// until there is enough, the response ends, or Flush: so that they leave in one
-// Write. Who calls Hold calls Flush at the end of the batch.
-func (c *Server) Hold() {}
-
-// Flush writes what Hold has kept back.
-func (c *Server) Flush() {}
+// once. Another protocol is not closed.
+func (c *Server) CloseAfter() {
+	c.closing = true
+	if c.Idle() && !c.gone {
+		c.close()
+	}
+	c.run()
+}
 
 // Idle reports whether no exchange is open and no byte of another has come.
-func (c *Server) Idle() bool { return true }
-
-// Data, EOF, Sent and Reset are the stream's.
-func (c *Server) Data(p []byte)   {}
-func (c *Server) EOF()            {}
-func (c *Server) Sent(n int)      {}
-func (c *Server) Reset(err error) {}
+func (c *Server) Idle() bool {
+	return !c.open && c.in.stage == atHead && c.in.heads.part == nil && c.wait.Len() == 0
+}
