@@ -59,15 +59,19 @@ const (
 	node                    // the node tunnel's
 )
 
-// sees reports whether a field can be enforced in v.
-func (v view) sees(k fieldKind) bool {
+// sees reports whether a field is enforced in v. What the node enforces is what
+// Istio's API between istiod and ztunnel can express, so that a policy has the
+// same effect at either's node.
+func (v view) sees(f field) bool {
 	switch v {
 	case connections:
-		return !k.http()
+		return !f.kind.http()
 	case node:
-		switch k {
-		case fieldPrincipal, fieldNamespace, fieldAccount, fieldIP, fieldDestIP, fieldPort:
+		switch f.kind {
+		case fieldPrincipal, fieldNamespace, fieldIP, fieldDestIP, fieldPort:
 			return true
+		case fieldAccount:
+			return !f.condition
 		}
 		return false
 	}
@@ -172,7 +176,7 @@ func (c *compiler) all(at string, fields []field, v view) (*Expr, bool) {
 		if len(f.values)+len(f.notValues) == 0 {
 			continue
 		}
-		if !v.sees(f.kind) {
+		if !v.sees(f) {
 			if c.policy.Action == Allow {
 				return nil, false
 			}
@@ -190,7 +194,11 @@ func (c *compiler) all(at string, fields []field, v view) (*Expr, bool) {
 // field compiles one field: one of its values, and none of its notValues.
 func (c *compiler) field(at string, f field, v view) (out []*Expr) {
 	if why := missing[f.kind]; why != "" {
-		c.errs = append(c.errs, c.unsupported(at+"."+f.name, why))
+		name := f.name
+		if f.condition {
+			name = "key"
+		}
+		c.errs = append(c.errs, c.unsupported(at+"."+name, why))
 		return nil
 	}
 	if name := at + "." + f.name; len(f.values) > 0 {
@@ -231,8 +239,7 @@ func (c *compiler) value(origin string, f field, value string, v view) (out []*E
 		return out
 	case fieldTrustDomain:
 		for _, td := range c.trust.expand(value) {
-			m, _ := Glob(td)
-			out = append(out, Match(origin, TrustDomain, m))
+			out = append(out, Match(origin, TrustDomain, Glob(td)))
 		}
 		return out
 	}
@@ -243,11 +250,10 @@ func (c *compiler) value(origin string, f field, value string, v view) (out []*E
 func (c *compiler) one(origin string, f field, value string, v view) *Expr {
 	switch f.kind {
 	case fieldNamespace:
-		m, err := Glob(value)
-		if v == node || err != nil {
-			m = Wildcard(value)
+		if v == node {
+			return Match(origin, Namespace, Wildcard(value))
 		}
-		return Match(origin, Namespace, m)
+		return Match(origin, Namespace, Glob(value))
 	case fieldAccount:
 		return Match(origin, ServiceAccount, Exact(c.account(value)))
 	case fieldIP, fieldRemoteIP:

@@ -39,6 +39,7 @@ type Attribute uint8
 // The attributes.
 const (
 	Principal      Attribute = iota // the peer's SPIFFE ID without the scheme
+	URI                             // the peer's SPIFFE ID
 	Namespace                       // of the peer
 	ServiceAccount                  // of the peer: namespace/account
 	TrustDomain                     // of the peer
@@ -53,7 +54,7 @@ const (
 )
 
 func (a Attribute) String() string {
-	return [...]string{"principal", "namespace", "serviceAccount", "trustDomain", "sourceIP", "destIP",
+	return [...]string{"principal", "uri", "namespace", "serviceAccount", "trustDomain", "sourceIP", "destIP",
 		"destPort", "sni", "host", "method", "path", "header"}[a]
 }
 
@@ -193,15 +194,15 @@ func (e *Expr) match(f *facts) bool {
 
 // facts is an Input prepared for many matchers.
 type facts struct {
-	in        *Input
-	principal [5]string // its pieces: written out, it would have to be allocated
-	src, dst  netip.Addr
-	path      string
+	in       *Input
+	uri      [6]string // the SPIFFE ID in pieces: put together, it would be allocated
+	src, dst netip.Addr
+	path     string
 }
 
 func (f *facts) read(in *Input) {
 	f.in = in
-	f.principal = [5]string{in.Peer.TrustDomain, "/ns/", in.Peer.Namespace, "/sa/", in.Peer.ServiceAccount}
+	f.uri = [6]string{"spiffe://", in.Peer.TrustDomain, "/ns/", in.Peer.Namespace, "/sa/", in.Peer.ServiceAccount}
 	f.src, f.dst = plain(in.Source), plain(in.Dest.Addr())
 	if in.HTTP != nil {
 		f.path = in.HTTP.Path
@@ -222,7 +223,9 @@ func (e *Expr) ask(f *facts) bool {
 	}
 	switch e.attr {
 	case Principal:
-		return m.rope(f.principal[:])
+		return m.rope(f.uri[1:])
+	case URI:
+		return m.rope(f.uri[:])
 	case Namespace:
 		return m.text(in.Peer.Namespace)
 	case ServiceAccount:

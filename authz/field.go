@@ -12,6 +12,7 @@ type field struct {
 	name              string
 	kind              fieldKind
 	header            string // of fieldHeader: lower case
+	condition         bool
 	values, notValues []string
 }
 
@@ -81,7 +82,7 @@ var conditionKeys = map[string]fieldKind{
 
 // field returns what a condition compares; the error is about its key.
 func (w *Condition) field() (field, error) {
-	f := field{name: "values", values: w.Values, notValues: w.NotValues}
+	f := field{name: "values", condition: true, values: w.Values, notValues: w.NotValues}
 	if k, ok := conditionKeys[w.Key]; ok {
 		f.kind = k
 		return f, nil

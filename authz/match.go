@@ -7,7 +7,7 @@ import (
 	"strings"
 )
 
-// A Matcher tests one attribute. Its zero value is Exact(""). It is comparable.
+// A Matcher tests one attribute. Its zero value is Exact("").
 type Matcher struct {
 	kind kind
 	fold bool // s is lower case; compare without regard to case
@@ -61,25 +61,36 @@ func Wildcard(s string) Matcher {
 	return Exact(s)
 }
 
-// Glob matches s, in which the first "*" stands for any characters. More
-// than one is not allowed.
-func Glob(s string) (Matcher, error) {
-	before, after, wild := strings.Cut(s, "*")
-	switch {
-	case !wild:
-		return Exact(s), nil
-	case strings.Contains(after, "*"):
-		return Matcher{}, fmt.Errorf("%q has more than one wildcard", s)
-	case s == "*":
-		return Present(), nil
+// Glob matches s, in which every "*" stands for any characters, or none.
+func Glob(s string) Matcher {
+	if !strings.Contains(s, "*") {
+		return Exact(s)
 	}
-	return Matcher{kind: kindGlob, s: s, glob: glob{before, after}}, nil
+	return Matcher{kind: kindGlob, s: s, glob: strings.Split(s, "*")}
 }
 
-type glob struct{ before, after string }
+// Contains matches what s is part of.
+func Contains(s string) Matcher {
+	return Matcher{kind: kindGlob, s: "*" + s + "*", glob: []string{"", s, ""}}
+}
+
+// A glob is the text around its wildcards.
+type glob []string
 
 func (g glob) match(v string) bool {
-	return len(v) >= len(g.before)+len(g.after) && strings.HasPrefix(v, g.before) && strings.HasSuffix(v, g.after)
+	last := len(g) - 1
+	if len(v) < len(g[0])+len(g[last]) || !strings.HasPrefix(v, g[0]) || !strings.HasSuffix(v, g[last]) {
+		return false
+	}
+	v = v[len(g[0]) : len(v)-len(g[last])]
+	for _, piece := range g[1:last] {
+		i := strings.Index(v, piece)
+		if i < 0 {
+			return false
+		}
+		v = v[i+len(piece):]
+	}
+	return true
 }
 
 // CIDR matches the addresses in p. An IPv4 address mapped into IPv6 is an IPv4
@@ -94,9 +105,8 @@ func CIDR(p netip.Prefix) Matcher {
 // Ports matches the ports from first to last.
 func Ports(first, last uint16) Matcher { return Matcher{kind: kindPorts, from: first, to: last} }
 
-// Regexp matches what the whole of expr matches. On a Principal it is given the
-// SPIFFE ID with its scheme. It is for policies of other languages than Istio's,
-// and may allocate.
+// Regexp matches what the whole of expr matches. It is for policies of other
+// languages than Istio's, and on identities it allocates.
 func Regexp(expr string) (Matcher, error) {
 	re, err := regexp.Compile(`^(?s:` + expr + `)$`)
 	if err != nil {
@@ -133,6 +143,9 @@ func (m Matcher) String() string {
 	}
 	return m.s
 }
+
+// MatchString reports whether m matches v.
+func (m Matcher) MatchString(v string) bool { return m.text(v) }
 
 // text tests a string that is there.
 func (m *Matcher) text(v string) bool {
@@ -211,7 +224,7 @@ func (m *Matcher) rope(pieces []string) bool {
 	case kindPresent:
 		return true
 	case kindRegexp:
-		return m.re.MatchString("spiffe://" + strings.Join(pieces, ""))
+		return m.re.MatchString(strings.Join(pieces, ""))
 	}
 	return false
 }

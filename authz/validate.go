@@ -104,9 +104,6 @@ func (c *checker) policyFields() {
 		if len(p.Rules) == 0 {
 			c.fail("spec.rules", "a CUSTOM policy without rules does nothing; write [{}] to ask about everything")
 		}
-		if p.DryRun {
-			c.fail("metadata.annotations[istio.io/dry-run]", "applies to ALLOW and DENY only")
-		}
 	default:
 		c.fail("spec.action", "%v is not an action", p.Action)
 	}
@@ -242,7 +239,7 @@ func (c *checker) values(field, notField string, f field) {
 // not here take any value but the empty one.
 var valueChecks = map[fieldKind]func(string) error{
 	fieldAccount:     checkAccount,
-	fieldTrustDomain: checkGlob,
+	fieldTrustDomain: checkTrustDomain,
 	fieldIP:          func(v string) error { _, err := parseBlock(v); return err },
 	fieldDestIP:      func(v string) error { _, err := parseBlock(v); return err },
 	fieldRemoteIP:    func(v string) error { _, err := parseBlock(v); return err },
@@ -263,7 +260,12 @@ func checkAccount(v string) error {
 	return nil
 }
 
-func checkGlob(v string) error { _, err := Glob(v); return err }
+func checkTrustDomain(v string) error {
+	if strings.Count(v, "*") > 1 {
+		return fmt.Errorf("%q has more than one wildcard", v)
+	}
+	return nil
+}
 
 // parseBlock reads an address or a CIDR.
 func parseBlock(v string) (netip.Prefix, error) {

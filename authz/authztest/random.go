@@ -1,0 +1,183 @@
+package authztest
+
+import (
+	"fmt"
+	"net/netip"
+
+	"github.com/waystone-mesh/waystone/authz"
+	"github.com/waystone-mesh/waystone/internal/identity"
+	"github.com/waystone-mesh/waystone/internal/l7"
+)
+
+// A Random turns bytes into choices. When it runs out of them it chooses the
+// first of everything.
+type Random struct{ Bytes []byte }
+
+// N returns a number from 0 to n-1.
+func (r *Random) N(n int) int {
+	if len(r.Bytes) == 0 || n < 2 {
+		return 0
+	}
+	b := r.Bytes[0]
+	r.Bytes = r.Bytes[1:]
+	return int(b) % n
+}
+
+// One reports true once in n times.
+func (r *Random) One(n int) bool { return r.N(n) == 1 }
+
+func (r *Random) of(words []string) string { return words[r.N(len(words))] }
+
+// some returns a few of words, mostly none.
+func (r *Random) some(words []string) (out []string) {
+	if !r.One(4) {
+		return nil
+	}
+	for range 1 + r.N(3) {
+		out = append(out, r.of(words))
+	}
+	return out
+}
+
+// The vocabulary: what policies say, and what requests are like.
+var (
+	principals = []string{"cluster.local/ns/foo/sa/a", "cluster.local/ns/bar/sa/b", "*", "*/sa/a", "cluster.local/ns/foo/*",
+		"td1/ns/foo/sa/a", "*local/ns/foo/sa/b", "old/ns/bar/sa/a", "foo", "*/ns/foo/sa/ab", "td1/ns/foo/sa/*"}
+	namespaces   = []string{"foo", "bar", "*", "f*", "*r", "b*r", "ns", "fo"}
+	accounts     = []string{"a", "foo/a", "bar/b", "b", "foo/ab"}
+	trustDomains = []string{"cluster.local", "td1", "old", "*", "c*l", "*ld", "td*"}
+	blocks       = []string{"10.0.0.1", "10.0.0.0/8", "10.1.0.0/16", "::/0", "fd00::/8", "0.0.0.0/0", "192.168.0.7", "10.0.0.5/30", "::ffff:10.0.0.1"}
+	hosts        = []string{"a.example.com", "*.example.com", "A.*", "*", "a.example.com:80", "B.EXAMPLE.COM", "*:80", "a*"}
+	ports        = []string{"80", "8080", "0", "65535"}
+	methods      = []string{"GET", "POST", "*", "P*", "get", "*T"}
+	paths        = []string{"/", "/a", "/a*", "*b", "*", "/a/{*}", "/a/{**}", "/{*}/b", "/a/{**}/b", "/{**}", "/a/b", "/A", "/a/{*}/{**}/b/"}
+	words        = []string{"v", "v*", "*v", "*", "vv", "v,w", "V"}
+)
+
+// conditions are the keys of conditions and their values.
+var conditions = []struct {
+	key    string
+	values []string
+}{
+	{"request.headers[X-A]", words},
+	{"request.headers[:method]", methods},
+	{"request.headers[Host]", hosts},
+	{"source.ip", blocks},
+	{"remote.ip", blocks},
+	{"source.namespace", namespaces},
+	{"source.principal", principals},
+	{"source.serviceAccount", accounts},
+	{"source.trustDomain", trustDomains},
+	{"destination.ip", blocks},
+	{"destination.port", ports},
+	{"connection.sni", []string{"a.example.com", "*.example.com", "*", "a*"}},
+}
+
+// Policies returns a few policies. All are valid; none asks for a JWT or has
+// the action CUSTOM.
+func (r *Random) Policies() (out []*authz.Policy) {
+	for i := range 1 + r.N(3) {
+		p := &authz.Policy{Name: fmt.Sprintf("p%d", i), Namespace: "foo", Action: authz.Action(r.N(3)), DryRun: r.One(5)}
+		for range 1 + r.N(2) {
+			p.Rules = append(p.Rules, r.rule())
+		}
+		if p.Action == authz.Allow && r.One(8) {
+			p.Rules = nil
+		}
+		out = append(out, p)
+	}
+	return out
+}
+
+// Options returns options for a waypoint or, one time in four, for a node.
+func (r *Random) Options() authz.Options {
+	o := authz.Options{L4: r.One(4)}
+	if r.One(2) {
+		o.TrustDomain, o.Aliases = "td1", []string{"old"}
+	}
+	return o
+}
+
+func (r *Random) rule() (out authz.Rule) {
+	if r.One(2) {
+		for range 1 + r.N(2) {
+			out.From = append(out.From, r.source())
+		}
+	}
+	if r.One(2) {
+		for range 1 + r.N(2) {
+			out.To = append(out.To, r.operation())
+		}
+	}
+	for range r.N(3) {
+		c := conditions[r.N(len(conditions))]
+		w := authz.Condition{Key: c.key, Values: r.some(c.values), NotValues: r.some(c.values)}
+		if w.Values == nil && w.NotValues == nil {
+			w.Values = []string{r.of(c.values)}
+		}
+		out.When = append(out.When, w)
+	}
+	return out
+}
+
+func (r *Random) source() authz.Source {
+	s := authz.Source{
+		IPBlocks: r.some(blocks), NotIPBlocks: r.some(blocks),
+		RemoteIPBlocks: r.some(blocks), NotRemoteIPBlocks: r.some(blocks),
+		TrustDomains: r.some(trustDomains), NotTrustDomains: r.some(trustDomains),
+	}
+	if r.One(4) {
+		s.ServiceAccounts, s.NotServiceAccounts = []string{r.of(accounts)}, r.some(accounts)
+		return s
+	}
+	s.Namespaces, s.NotNamespaces = r.some(namespaces), r.some(namespaces)
+	s.Principals, s.NotPrincipals = []string{r.of(principals)}, r.some(principals)
+	return s
+}
+
+func (r *Random) operation() authz.Operation {
+	o := authz.Operation{
+		Hosts: r.some(hosts), NotHosts: r.some(hosts),
+		Ports: r.some(ports), NotPorts: r.some(ports),
+		Methods: r.some(methods), NotMethods: r.some(methods),
+		Paths: r.some(paths), NotPaths: r.some(paths),
+	}
+	switch {
+	case len(o.Hosts)+len(o.NotHosts)+len(o.Ports)+len(o.NotPorts)+len(o.Methods)+len(o.NotMethods)+len(o.Paths)+len(o.NotPaths) > 0:
+	case r.One(2):
+		o.Paths = []string{r.of(paths)}
+	default:
+		o.Ports = []string{r.of(ports)}
+	}
+	return o
+}
+
+// Input returns an input, one time in five an opaque one.
+func (r *Random) Input() *authz.Input {
+	in := &authz.Input{
+		Source: netip.MustParseAddr(r.of([]string{"10.0.0.1", "10.1.2.3", "fd00::1", "192.168.0.7", "::ffff:10.0.0.1", "10.0.0.6"})),
+		Dest:   netip.AddrPortFrom(netip.MustParseAddr(r.of([]string{"10.0.0.1", "10.1.0.9", "fd00::2"})), uint16([]int{80, 8080, 0, 65535, 81}[r.N(5)])),
+		SNI:    r.of([]string{"", "a.example.com", "b.example.com", "x"}),
+	}
+	if !r.One(6) {
+		in.Peer = identity.ID{
+			TrustDomain:    r.of([]string{"cluster.local", "td1", "old", "other"}),
+			Namespace:      r.of([]string{"foo", "bar", "ns", "fooo", "f"}),
+			ServiceAccount: r.of([]string{"a", "b", "ab", "sa"}),
+		}
+	}
+	if r.One(5) {
+		return in
+	}
+	in.HTTP = &l7.Request{
+		Method:    r.of([]string{"GET", "POST", "PUT", "get"}),
+		Scheme:    "http",
+		Authority: r.of([]string{"a.example.com", "b.example.com:80", "A.EXAMPLE.COM", "other", ""}),
+		Path: r.of([]string{"/", "/a", "/ab", "/a/b", "/a/", "/a/b/c", "/a/x/b", "/x/b", "/a?b", "/a/b?x=/c", "*", "/A", "/a/*/b",
+			"/a/x/y/b/", "/a/b/b/"}),
+	}
+	for range r.N(3) {
+		in.HTTP.Fields = append(in.HTTP.Fields, l7.Field{Name: r.of([]string{"x-a", "x-a", "x-b"}), Value: r.of([]string{"v", "", "w", "vv", "V"})})
+	}
+	return in
+}

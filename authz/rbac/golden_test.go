@@ -1,0 +1,289 @@
+package rbac
+
+import (
+	"encoding/json"
+	"errors"
+	"math/rand/v2"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+
+	rbacv3 "github.com/envoyproxy/go-control-plane/envoy/config/rbac/v3"
+	httprbac "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/rbac/v3"
+	netrbac "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/rbac/v3"
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/types/known/anypb"
+
+	"github.com/waystone-mesh/waystone/authz"
+	"github.com/waystone-mesh/waystone/authz/authztest"
+	"github.com/waystone-mesh/waystone/internal/identity"
+	"github.com/waystone-mesh/waystone/internal/l7"
+)
+
+// The files of testdata are what a real istiod sent to waypoints, cut down to
+// the RBAC filters, and the policies it was given. Of the bring-your-own
+// waypoint's listener nothing remains: it has no policies.
+var golden = []struct {
+	listener  string
+	manifests []string
+	gateway   authz.TargetRef // in which namespace the waypoint is
+}{
+	{"waypoint.json", []string{"mesh-policy.yaml"}, authz.TargetRef{Namespace: "bookinfo", Name: "waypoint"}},
+	{"kitchensink.json", []string{"mesh-policy.yaml", "kitchensink.yaml"}, authz.TargetRef{Namespace: "bookinfo", Name: "waypoint"}},
+	{"thirdparty.json", []string{"thirdparty.yaml"}, authz.TargetRef{Namespace: "tp", Name: "go-wp"}},
+}
+
+// A filterChain is one filter chain of a listener.
+type filterChain struct {
+	Chain   string // "inbound-vip|9080|http|reviews.bookinfo.svc.cluster.local"
+	Filters []json.RawMessage
+}
+
+func TestListenersGiveTheVerdictsOfTheirManifests(t *testing.T) {
+	for _, g := range golden {
+		policies := readPolicies(t, g.manifests)
+		for _, c := range readChains(t, g.listener) {
+			t.Run(g.listener+"/"+c.Chain, func(t *testing.T) {
+				attached := attachedTo(c.Chain, g.gateway, policies)
+				for i, raw := range c.Filters {
+					sameVerdicts(t, i, c.Chain, readFilter(t, raw), attached)
+				}
+				wholeChain(t, c, attached)
+			})
+		}
+	}
+}
+
+// sameVerdicts compares one filter with the policies of its action.
+func sameVerdicts(t *testing.T, i int, chain string, f filter, attached []*authz.Policy) {
+	t.Helper()
+	got, err := f.compile()
+	if errors.Is(err, authz.ErrUnsupported) {
+		deniesAll(t, got)
+		t.Logf("filter %d skipped: %v", i, err)
+		return
+	}
+	if err != nil {
+		t.Fatalf("filter %d: %v", i, err)
+	}
+	var mine []*authz.Policy
+	for _, p := range attached {
+		if p.Action == f.action() {
+			mine = append(mine, p)
+		}
+	}
+	if len(mine) == 0 {
+		t.Fatalf("filter %d has the action %v, which no policy has", i, f.action())
+	}
+	want, err := authz.Compile(authz.Options{}, mine...)
+	if errors.Is(err, authz.ErrUnsupported) {
+		deniesAll(t, want)
+		t.Logf("filter %d skipped: %v", i, err)
+		return
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	counts := map[bool]int{}
+	for in := range inputs(t, chain, mine, 4000) {
+		g, w := got.Check(in), want.Check(in)
+		if g.Allowed != w.Allowed || g.Audit != w.Audit || g.Details() != w.Details() || g.Rule != w.Rule || g.DryRun != w.DryRun {
+			t.Fatalf("filter %d: %s: got %+v want %+v", i, describe(in), g, w)
+		}
+		counts[g.Allowed]++
+	}
+	t.Logf("filter %d: %v: %d allowed, %d denied", i, f.action(), counts[true], counts[false])
+}
+
+// wholeChain compares all filters of a chain with all policies attached to it.
+func wholeChain(t *testing.T, c filterChain, attached []*authz.Policy) {
+	t.Helper()
+	want, err := authz.Compile(authz.Options{}, attached...)
+	if err != nil {
+		t.Logf("chain skipped: %v", err)
+		return
+	}
+	var got Chain
+	for _, raw := range c.Filters {
+		s, err := readFilter(t, raw).compile()
+		if err != nil {
+			t.Fatal(err)
+		}
+		got = append(got, s)
+	}
+	for in := range inputs(t, c.Chain, attached, 4000) {
+		g, w := got.Check(in), want.Check(in)
+		if g.Allowed != w.Allowed || g.Audit != w.Audit || g.Details() != w.Details() {
+			t.Fatalf("%s: got %+v want %+v", describe(in), g, w)
+		}
+	}
+}
+
+func deniesAll(t *testing.T, s *authz.Set) {
+	t.Helper()
+	if v := s.Check(&authz.Input{HTTP: &l7.Request{}}); v.Allowed {
+		t.Error("a filter or policy that is not supported does not fail closed")
+	}
+}
+
+// A filter is either kind of RBAC filter.
+type filter struct {
+	rules, shadow *rbacv3.RBAC
+	compile       func() (*authz.Set, error)
+}
+
+func (f filter) action() authz.Action {
+	r := f.rules
+	if r == nil {
+		r = f.shadow
+	}
+	return map[rbacv3.RBAC_Action]authz.Action{rbacv3.RBAC_ALLOW: authz.Allow, rbacv3.RBAC_DENY: authz.Deny, rbacv3.RBAC_LOG: authz.Audit}[r.GetAction()]
+}
+
+func readFilter(t *testing.T, raw json.RawMessage) filter {
+	t.Helper()
+	var a anypb.Any
+	if err := protojson.Unmarshal(raw, &a); err != nil {
+		t.Fatal(err)
+	}
+	m, err := a.UnmarshalNew()
+	if err != nil {
+		t.Fatal(err)
+	}
+	switch m := m.(type) {
+	case *httprbac.RBAC:
+		return filter{m.Rules, m.ShadowRules, func() (*authz.Set, error) { return HTTP(m) }}
+	case *netrbac.RBAC:
+		return filter{m.Rules, m.ShadowRules, func() (*authz.Set, error) { return Network(m) }}
+	}
+	t.Fatalf("%T is not an RBAC filter", m)
+	return filter{}
+}
+
+func readChains(t *testing.T, name string) (out []filterChain) {
+	t.Helper()
+	b, err := os.ReadFile("testdata/" + name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := json.Unmarshal(b, &out); err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+func readPolicies(t *testing.T, names []string) (out []*authz.Policy) {
+	t.Helper()
+	for _, name := range names {
+		b, err := os.ReadFile("testdata/" + name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		p, err := authztest.Read(b)
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		out = append(out, p...)
+	}
+	return out
+}
+
+// attachedTo returns the policies that istiod attaches to a chain: those that
+// target the gateway, and for a service's chain those that target the service.
+func attachedTo(chain string, gateway authz.TargetRef, policies []*authz.Policy) (out []*authz.Policy) {
+	_, host, _ := strings.Cut(chain, "|")
+	for _, p := range policies {
+		if slices.ContainsFunc(p.TargetRefs, func(r authz.TargetRef) bool {
+			switch r.Kind {
+			case "Gateway":
+				return p.Namespace == gateway.Namespace && r.Name == gateway.Name
+			case "Service":
+				return strings.HasSuffix(host, "|"+r.Name+"."+p.Namespace+".svc.cluster.local")
+			}
+			return false // a GatewayClass that is not Istio's
+		}) {
+			out = append(out, p)
+		}
+	}
+	return out
+}
+
+// inputs yields n random inputs for a chain: HTTP or not as the chain is, from
+// the vocabulary of the policies and what is nearly that.
+func inputs(t *testing.T, chain string, policies []*authz.Policy, n int) func(yield func(*authz.Input) bool) {
+	t.Helper()
+	opaque := strings.Contains(chain, "|tcp|") || strings.HasSuffix(chain, "tcp")
+	v := vocabulary{rnd: rand.New(rand.NewPCG(1, 2)), words: words(policies)}
+	return func(yield func(*authz.Input) bool) {
+		for range n {
+			if !yield(v.input(opaque)) {
+				return
+			}
+		}
+	}
+}
+
+// words returns every value that policies mention, without its wildcard.
+func words(policies []*authz.Policy) (out []string) {
+	out = []string{"", "other"}
+	b, _ := json.Marshal(policies)
+	for _, w := range strings.FieldsFunc(string(b), func(r rune) bool { return strings.ContainsRune(`"{}[],:`, r) }) {
+		w = strings.TrimSuffix(strings.TrimPrefix(w, "*"), "*")
+		if !slices.Contains(out, w) {
+			out = append(out, w)
+		}
+	}
+	return out
+}
+
+type vocabulary struct {
+	rnd   *rand.Rand
+	words []string
+}
+
+func (v vocabulary) word() string {
+	w := v.words[v.rnd.IntN(len(v.words))]
+	switch v.rnd.IntN(6) {
+	case 0:
+		return w + "/x"
+	case 1:
+		return "x" + w
+	case 2:
+		return strings.ToUpper(w)
+	}
+	return w
+}
+
+func (v vocabulary) of(words ...string) string { return words[v.rnd.IntN(len(words))] }
+
+func (v vocabulary) input(opaque bool) *authz.Input {
+	in := &authz.Input{
+		Source: netip.MustParseAddr(v.of("10.0.0.1", "1.2.3.4", "1.2.4.4", "fd00::1")),
+		Dest:   netip.AddrPortFrom(netip.MustParseAddr("10.96.0.1"), uint16([]int{80, 9080, 9091}[v.rnd.IntN(3)])),
+		SNI:    v.of("", "x", "y"),
+	}
+	if v.rnd.IntN(8) > 0 {
+		in.Peer = identity.ID{TrustDomain: v.of("cluster.local", "cluster.local", "other"),
+			Namespace: v.of("default", "bookinfo", "clients"), ServiceAccount: v.of("sleep", "waypoint")}
+	}
+	if opaque {
+		return in
+	}
+	in.HTTP = &l7.Request{
+		Method: v.of("GET", "POST", v.word()), Authority: v.of("a"+v.word(), v.word()),
+		Path: v.of(v.word(), "/admin?x", "/admin/users", "/audit", "/"),
+	}
+	for _, name := range []string{"x-debug", "x-other"} {
+		for range v.rnd.IntN(3) {
+			in.HTTP.Fields = append(in.HTTP.Fields, l7.Field{Name: name, Value: v.of("1", v.word())})
+		}
+	}
+	return in
+}
+
+func describe(in *authz.Input) string {
+	b, _ := json.Marshal(in)
+	return string(b)
+}

@@ -1,0 +1,187 @@
+// Package rbac compiles Envoy's RBAC filters to the tree that
+// AuthorizationPolicy compiles to, so that what a control plane has already
+// translated for Envoy is enforced by the same matcher as what it was
+// translated from.
+//
+// It covers what istiod writes: identities by certificate or by the filter
+// state io.istio.peer_principal, addresses, ports, server names, paths,
+// templates and header fields, under and, or and not. What it does not cover,
+// such as dynamic metadata and CEL, is an error, never ignored: part of a policy
+// is another policy.
+package rbac
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	rbacv3 "github.com/envoyproxy/go-control-plane/envoy/config/rbac/v3"
+	httprbac "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/rbac/v3"
+	netrbac "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/rbac/v3"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/waystone-mesh/waystone/authz"
+)
+
+// customPrefix marks the shadow rules by which istiod tells Envoy when to ask
+// an external authorizer.
+const customPrefix = "istio_ext_authz_"
+
+// A Chain is the RBAC filters of one filter chain, in order. Each must let a
+// request pass.
+type Chain []*authz.Set
+
+// Check returns the verdict of the first filter that refuses, or that of the
+// last one. It is audited if any filter says so.
+func (c Chain) Check(in *authz.Input) authz.Verdict {
+	v := authz.Verdict{Allowed: true, Rule: -1}
+	audit := false
+	for _, s := range c {
+		v = s.Check(in)
+		audit = audit || v.Audit
+		if !v.Allowed {
+			break
+		}
+	}
+	v.Audit = audit
+	return v
+}
+
+// HTTP compiles an HTTP filter. Like authz.Compile, it returns with an error a
+// Set that denies everything.
+func HTTP(f *httprbac.RBAC) (*authz.Set, error) {
+	if f.GetMatcher() != nil || f.GetShadowMatcher() != nil {
+		return refuse(unsupported("matcher", "is not supported, only rules are"))
+	}
+	return compile(f.GetRules(), f.GetShadowRules(), f.GetShadowRulesStatPrefix())
+}
+
+// Network compiles a network filter, as HTTP does.
+func Network(f *netrbac.RBAC) (*authz.Set, error) {
+	if f.GetMatcher() != nil || f.GetShadowMatcher() != nil {
+		return refuse(unsupported("matcher", "is not supported, only rules are"))
+	}
+	return compile(f.GetRules(), f.GetShadowRules(), f.GetShadowRulesStatPrefix())
+}
+
+func compile(rules, shadow *rbacv3.RBAC, prefix string) (*authz.Set, error) {
+	entries, err := entries("rules", rules, false)
+	if prefix == customPrefix {
+		err = errors.Join(err, unsupported("shadow_rules", "the action CUSTOM is not supported yet"))
+	} else {
+		dry, dryErr := dryEntries(shadow)
+		entries, err = append(entries, dry...), errors.Join(err, dryErr)
+	}
+	if err != nil {
+		return refuse(err)
+	}
+	return authz.NewSet(entries), nil
+}
+
+func dryEntries(shadow *rbacv3.RBAC) ([]authz.Entry, error) {
+	return entries("shadow_rules", shadow, true)
+}
+
+func refuse(err error) (*authz.Set, error) { return authz.Closed("RBAC filter rejected"), err }
+
+func unsupported(at, reason string) error {
+	return fmt.Errorf("rbac: %s: %s: %w", at, reason, authz.ErrUnsupported)
+}
+
+// entries compiles the policies of rules, of which nil are none.
+func entries(at string, rules *rbacv3.RBAC, dry bool) (out []authz.Entry, err error) {
+	if rules == nil {
+		return nil, nil
+	}
+	var action authz.Action
+	switch rules.GetAction() {
+	case rbacv3.RBAC_ALLOW:
+		// No policy has to match for there to be a restriction.
+		out = append(out, authz.Entry{DryRun: dry, Rule: -1})
+	case rbacv3.RBAC_DENY:
+		action = authz.Deny
+	case rbacv3.RBAC_LOG:
+		action, dry = authz.Audit, false
+	default:
+		return nil, unsupported(at, fmt.Sprintf("action %v", rules.GetAction()))
+	}
+	var errs []error
+	for _, name := range slices.Sorted(maps.Keys(rules.GetPolicies())) {
+		x, err := policy(at+".policies["+name+"]", rules.GetPolicies()[name])
+		errs = append(errs, err)
+		p, rule := origin(name)
+		p.Action, p.DryRun = action, dry
+		out = append(out, authz.Entry{Action: action, DryRun: dry, ID: name, Policy: p, Rule: rule, HTTP: x, Opaque: x})
+	}
+	return out, errors.Join(errs...)
+}
+
+// origin reads the name that istiod gives to the translation of a rule. Other
+// names are those of policies of one rule.
+func origin(name string) (p *authz.Policy, rule int) {
+	p = &authz.Policy{}
+	rest, ok := strings.CutPrefix(name, "ns[")
+	ns, rest, ok1 := strings.Cut(rest, "]-policy[")
+	pol, rest, ok2 := strings.Cut(rest, "]-rule[")
+	if n, err := fmt.Sscanf(rest, "%d]", &rule); !ok || !ok1 || !ok2 || n != 1 || err != nil || rule < 0 {
+		p.Name = name
+		return p, 0
+	}
+	p.Namespace, p.Name = ns, pol
+	return p, rule
+}
+
+// policy compiles one policy: one of its permissions and one of its principals.
+func policy(at string, p *rbacv3.Policy) (*authz.Expr, error) {
+	if p.GetCondition() != nil || p.GetCheckedCondition() != nil {
+		return nil, unsupported(at+".condition", "CEL is not supported")
+	}
+	permissions, err1 := list(at+".permissions", p.GetPermissions(), permission)
+	principals, err2 := list(at+".principals", p.GetPrincipals(), principal)
+	if err := errors.Join(err1, err2); err != nil {
+		return nil, err
+	}
+	return authz.And(at, authz.Or(at+".permissions", permissions...), authz.Or(at+".principals", principals...)), nil
+}
+
+// list compiles the elements of a list by f.
+func list[T proto.Message](at string, in []T, f func(string, T) (*authz.Expr, error)) (out []*authz.Expr, err error) {
+	for i, m := range in {
+		x, e := f(fmt.Sprintf("%s[%d]", at, i), m)
+		out, err = append(out, x), errors.Join(err, e)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func and(at string, kids []*authz.Expr, err error) (*authz.Expr, error) {
+	if err != nil {
+		return nil, err
+	}
+	return authz.And(at, kids...), nil
+}
+
+func or(at string, kids []*authz.Expr, err error) (*authz.Expr, error) {
+	if err != nil {
+		return nil, err
+	}
+	return authz.Or(at, kids...), nil
+}
+
+func not(at string, kid *authz.Expr, err error) (*authz.Expr, error) {
+	if err != nil {
+		return nil, err
+	}
+	return authz.Not(at, kid), nil
+}
+
+func anything(at string, yes bool) (*authz.Expr, error) {
+	if !yes {
+		return authz.Never(at), nil
+	}
+	return authz.Always(at), nil
+}
