@@ -1,0 +1,277 @@
+package telemetry
+
+import (
+	"maps"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	dto "github.com/prometheus/client_model/go"
+
+	"github.com/waystone-mesh/waystone/internal/identity"
+	"github.com/waystone-mesh/waystone/internal/mesh"
+)
+
+// A key finds the series of a record without making its labels. Workloads and
+// services stand for themselves: they are immutable, so the same pointer yields
+// the same labels.
+type key struct {
+	kind             kind
+	reporter         Reporter
+	mtls             bool
+	grpc, grpcStatus int8 // grpcStatus is -1 when the call had none
+	status           int16
+	flag             Flag
+	source, dest     *mesh.Workload
+	service          *mesh.Service
+	serviceHost      mesh.Hostname
+	sourceID, destID identity.ID
+	overflow         bool // stands for all that there is no room for
+}
+
+// A kind is a set of families with the same labels.
+type kind uint8
+
+const (
+	exchanges   kind = iota // istio_requests_total and its histograms
+	messages                // istio_request_messages_total, istio_response_messages_total
+	connections             // istio_tcp_*
+)
+
+// A series is one set of labels and the counters that have it. Only one of the
+// pointers to counters is set.
+type series struct {
+	// Immutable.
+	kind     kind
+	reporter Reporter
+	flagged  bool   // it has a response flag
+	name     string // its labels, as one string
+	labels   []*dto.LabelPair
+
+	exchange   *exchangeCounters
+	message    *messageCounters
+	connection *connectionCounters
+
+	// open is how many records hold the series and will still count in it.
+	open atomic.Int64
+
+	// Guarded by table.mu.
+	source, dest *mesh.Workload // of the record that last made an entry
+	entries      int
+	used         time.Time
+}
+
+// An entry is a key's series. An entry whose state is gone has been removed;
+// who still finds it, in a read view of before, looks again.
+type entry struct {
+	series *series
+	state  atomic.Uint32
+
+	idle time.Time // when it was found idle; guarded by table.mu
+}
+
+const (
+	idle uint32 = iota
+	used        // since the last sweep
+	gone
+)
+
+// A table holds every series. Finding one that is known takes no lock.
+//
+// There are two levels. Entries are found by key, and are many: each pod has
+// its own, and each version of it. Series are found by labels, which the pods of
+// a deployment share, and they are what a scrape sees; one is kept while its
+// workloads live, since to delete and remake a counter looks like a reset.
+type table struct {
+	// Immutable.
+	limit   int // of series
+	retain  time.Duration
+	live    func(*mesh.Workload) bool
+	cluster string
+
+	// view is a copy of entries, perhaps an older one. It is replaced when it
+	// has been missed as often as it is long, so that copying costs a constant
+	// for each entry, as in the first sync.Map. (sync.Map itself would allocate
+	// to look up a key.)
+	view atomic.Pointer[map[key]*entry]
+
+	// Guarded by mu.
+	mu      sync.Mutex
+	entries map[key]*entry
+	series  map[string]*series // by name
+	misses  int
+
+	overflowed atomic.Uint64 // records that went to an overflow series
+}
+
+func newTable(limit int, retain time.Duration, live func(*mesh.Workload) bool, cluster string) *table {
+	t := &table{limit: limit, retain: retain, live: live, cluster: cluster,
+		entries: map[key]*entry{}, series: map[string]*series{}}
+	t.view.Store(&map[key]*entry{})
+	return t
+}
+
+// find returns the series of k, which is made if need be.
+func (t *table) find(k *key) *series {
+	if e := (*t.view.Load())[*k]; e != nil && e.touch() {
+		return e.series
+	}
+	return t.miss(k)
+}
+
+// touch marks e as used, and reports whether it is still in the table. The
+// sweeper takes an entry away only when it was idle for two sweeps, and then
+// only from state idle, so nobody counts in a series that has been deleted.
+func (e *entry) touch() bool {
+	s := e.state.Load()
+	return s == used || s == idle && e.state.CompareAndSwap(idle, used)
+}
+
+func (t *table) miss(k *key) *series {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	e := t.entries[*k]
+	if e == nil {
+		e = t.addLocked(k)
+	}
+	if e == nil {
+		t.overflowed.Add(1)
+		k = &key{
+			kind: k.kind, reporter: k.reporter, mtls: k.mtls, grpc: k.grpc, grpcStatus: -1,
+			status: k.status, overflow: true,
+		}
+		if e = t.entries[*k]; e == nil {
+			e = t.addLocked(k)
+		}
+	}
+	e.state.Store(used)
+	if t.misses++; t.misses >= len(t.entries) {
+		view := maps.Clone(t.entries)
+		t.view.Store(&view)
+		t.misses = 0
+	}
+	return e.series
+}
+
+// addLocked makes the entry of k, and its series if no other entry has it. It
+// returns nil when there is no room, which for an overflow series there always
+// is: there are as many as status codes.
+func (t *table) addLocked(k *key) *entry {
+	if len(t.entries) >= 4*t.limit && !k.overflow {
+		return nil
+	}
+	k = k.clone()
+	labels := t.labels(k)
+	name := nameOf(k.kind, labels)
+	s := t.series[name]
+	if s == nil {
+		if len(t.series) >= t.limit && !k.overflow {
+			return nil
+		}
+		s = newSeries(k, name, labels)
+		t.series[name] = s
+	}
+	s.source, s.dest = k.source, k.dest
+	s.entries++
+	e := &entry{series: s}
+	t.entries[*k] = e
+	return e
+}
+
+// clone returns a copy of k that owns its strings.
+func (k *key) clone() *key {
+	c := *k
+	for _, s := range [...]*string{
+		&c.sourceID.TrustDomain, &c.sourceID.Namespace, &c.sourceID.ServiceAccount,
+		&c.destID.TrustDomain, &c.destID.Namespace, &c.destID.ServiceAccount,
+		&c.serviceHost.Namespace, &c.serviceHost.Host,
+	} {
+		*s = strings.Clone(*s)
+	}
+	return &c
+}
+
+func newSeries(k *key, name string, labels []*dto.LabelPair) *series {
+	s := &series{kind: k.kind, reporter: k.reporter, flagged: k.flag != 0, name: name, labels: labels}
+	switch k.kind {
+	case exchanges:
+		s.exchange = new(exchangeCounters)
+	case messages:
+		s.message = new(messageCounters)
+	case connections:
+		s.connection = new(connectionCounters)
+	}
+	return s
+}
+
+// nameOf returns labels as one string. No value can hold the separator: it is
+// not UTF-8.
+func nameOf(k kind, labels []*dto.LabelPair) string {
+	var b strings.Builder
+	b.WriteByte('0' + byte(k))
+	for _, l := range labels {
+		b.WriteString(l.GetValue())
+		b.WriteByte(0xff)
+	}
+	return b.String()
+}
+
+// sweep removes the entries that were idle for as long as series are retained,
+// and the series that thereby have none left, unless their workloads live.
+// Entries go whatever lives: one of a workload's former version is never used
+// again, and one that is makes itself anew.
+func (t *table) sweep(now time.Time) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	removed := false
+	for k, e := range t.entries {
+		if e.state.CompareAndSwap(used, idle) || e.idle.IsZero() {
+			e.idle = now
+			e.series.used = now
+			continue
+		}
+		if now.Sub(e.idle) < t.retain || !e.state.CompareAndSwap(idle, gone) {
+			continue
+		}
+		delete(t.entries, k)
+		e.series.entries--
+		removed = true
+	}
+	for name, s := range t.series {
+		if s.entries == 0 && s.open.Load() == 0 && now.Sub(s.used) >= t.retain && !t.lives(s) {
+			delete(t.series, name)
+		}
+	}
+	if removed {
+		view := maps.Clone(t.entries)
+		t.view.Store(&view)
+		t.misses = 0
+	}
+}
+
+// lives reports whether both workloads of s are in the mesh. If one of them is
+// gone nothing will count in s again. A series without workloads does not live.
+func (t *table) lives(s *series) bool {
+	if t.live == nil || s.source == nil && s.dest == nil {
+		return false
+	}
+	return (s.source == nil || t.live(s.source)) && (s.dest == nil || t.live(s.dest))
+}
+
+// all returns every series.
+func (t *table) all() []*series {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	list := make([]*series, 0, len(t.series))
+	for _, s := range t.series {
+		list = append(list, s)
+	}
+	return list
+}
+
+func (t *table) len() int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return len(t.series)
+}

@@ -1,0 +1,339 @@
+package telemetry
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"log/slog"
+	"math"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/waystone-mesh/waystone/internal/identity"
+	"github.com/waystone-mesh/waystone/internal/mesh"
+)
+
+// A Program is which of the proxies reports: it is the component of
+// istio_build.
+type Program string
+
+// The programs, by Istio's names for them.
+const (
+	Waypoint Program = "proxy"
+	Ztunnel  Program = "ztunnel"
+)
+
+// Options configure a Telemetry. The zero Options count, and log nothing.
+type Options struct {
+	Program Program // "" is Waypoint
+	Version string  // the tag of istio_build: the Istio version we stand in for; "" is "unknown"
+
+	// ClusterID stands in for that of a workload without one. "" is
+	// "Kubernetes", Istio's default.
+	ClusterID string
+
+	// MaxSeries is how many sets of labels there may be; what is beyond is
+	// counted under the value "overflow". 0 is 10,000: some 20 MiB.
+	MaxSeries int
+
+	// Retain is for how long a series is kept that nothing counts in. 0 is one
+	// hour.
+	Retain time.Duration
+
+	// Live reports whether w, or another workload that yields the same labels
+	// as it (of the same owner, say), is in the mesh: then series about it are
+	// kept, however idle. It is called about idle series only, from a goroutine
+	// of Telemetry's. Nil reports that none is.
+	Live func(w *mesh.Workload) bool
+
+	// AccessLog takes a waypoint's line for each exchange and opaque tunnel. Nil
+	// is none.
+	AccessLog *Writer
+
+	// Text chooses the default text format over JSON for AccessLog.
+	Text bool
+
+	// LegacyAddresses prints clients' addresses as Istio did up to 1.18:
+	// "envoy://internal_client_address/".
+	LegacyAddresses bool
+
+	// Log takes a node tunnel's access lines (scope "access"), and what
+	// Telemetry has to say. Nil is none.
+	Log *Log
+
+	// Steps writes the lines about the steps of a tunnelled connection, those of
+	// scopes "ztunnel::proxy::outbound" and "…::inbound", at info level rather
+	// than at debug.
+	Steps bool
+
+	Trace TraceOptions
+
+	now   func() time.Time // nil is time.Now
+	sweep time.Duration    // how often; 0 is a quarter of Retain
+	trace *tracer          // overrides Trace
+}
+
+// A Telemetry turns records into metrics, log lines and spans. It is safe for
+// concurrent use, provided that each record is used by one goroutine at a time.
+type Telemetry struct {
+	// Immutable.
+	registry *prometheus.Registry
+	table    *table
+	access   *accessLog // nil without an access log
+	tunnels  *tunnelLog // nil without a log
+	tracer   *tracer    // nil without tracing
+	now      func() time.Time
+	writer   *Writer
+	stop     func()
+	swept    chan struct{} // closed when the sweeper has ended
+
+	sockets    [3]atomic.Int64 // open connections, by Reporter
+	handshakes atomic.Uint64   // failed
+
+	// ztunnel's count of the workloads it serves.
+	active, pending  atomic.Int64
+	started, stopped atomic.Uint64
+}
+
+// New returns a Telemetry, whose goroutine Shutdown ends.
+func New(o Options) (*Telemetry, error) {
+	o.Program = cmp.Or(o.Program, Waypoint)
+	o.Version = cmp.Or(o.Version, unknown)
+	o.ClusterID = cmp.Or(o.ClusterID, "Kubernetes")
+	o.MaxSeries = cmp.Or(o.MaxSeries, 10_000)
+	o.Retain = cmp.Or(o.Retain, time.Hour)
+	o.sweep = cmp.Or(o.sweep, max(o.Retain/4, time.Second))
+	if o.now == nil {
+		o.now = time.Now
+	}
+	log := slog.New(slog.DiscardHandler)
+	t := &Telemetry{
+		registry: prometheus.NewRegistry(),
+		table:    newTable(o.MaxSeries, o.Retain, o.Live, o.ClusterID),
+		now:      o.now,
+		writer:   o.AccessLog,
+		tracer:   o.trace,
+		swept:    make(chan struct{}),
+	}
+	if o.AccessLog != nil {
+		t.access = &accessLog{o.AccessLog, o.Text, o.LegacyAddresses}
+	}
+	if o.Log != nil {
+		log = o.Log.Scope("tracing")
+		steps := slog.LevelDebug
+		if o.Steps {
+			steps = slog.LevelInfo
+		}
+		t.tunnels = newTunnelLog(o.Log, steps)
+	}
+	if t.tracer == nil {
+		var err error
+		if t.tracer, err = newTracer(o.Trace, log); err != nil {
+			return nil, err
+		}
+	}
+	if err := t.register(o); err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	t.stop = cancel
+	go t.sweepEvery(ctx, o.sweep)
+	return t, nil
+}
+
+// Metrics returns what a scrape is served from.
+func (t *Telemetry) Metrics() prometheus.Gatherer { return t.registry }
+
+// HTTP reports an exchange, once, when it is over: its metrics, its line in the
+// access log, and the end of its span.
+func (t *Telemetry) HTTP(rec *HTTP) {
+	k := rec.key(exchanges)
+	k.mtls = rec.mtls()
+	k.flag = rec.Flag
+	k.status = int16(min(max(rec.Status, 0), math.MaxInt16))
+	k.grpcStatus = -1
+	if rec.GRPC {
+		k.grpc = 1
+		if rec.HasGRPCStatus {
+			k.grpcStatus = int8(min(max(rec.GRPCStatus, 0), math.MaxInt8))
+		}
+		t.FlushHTTP(rec)
+	}
+	c := t.table.find(&k).exchange
+	c.request.observe(milliBytes(rec.ReceivedWire))
+	c.response.observe(milliBytes(rec.SentWire))
+	c.duration.observe(microseconds(rec.Duration))
+	if rec.peers != nil {
+		rec.peers.open.Add(-1)
+		rec.peers = nil
+	}
+	if t.access != nil {
+		t.access.http(rec)
+	}
+	if rec.span != nil {
+		t.tracer.end(rec)
+	}
+}
+
+// FlushHTTP reports the gRPC messages of an exchange that goes on: every five
+// seconds, say. HTTP reports the rest.
+func (t *Telemetry) FlushHTTP(rec *HTTP) {
+	if rec.Requests.Count == rec.counts.requests && rec.Responses.Count == rec.counts.responses {
+		return
+	}
+	if rec.peers == nil {
+		k := rec.key(messages)
+		rec.peers = t.table.find(&k)
+		rec.peers.open.Add(1)
+	}
+	rec.peers.message.request.Add(rec.Requests.Count - rec.counts.requests)
+	rec.peers.message.response.Add(rec.Responses.Count - rec.counts.responses)
+	rec.counts = messageCounts{rec.Requests.Count, rec.Responses.Count}
+}
+
+// ConnectRefused writes the access line of a CONNECT that a waypoint answered
+// with an error. It counts nothing: a tunnel is not an exchange.
+func (t *Telemetry) ConnectRefused(rec *HTTP) {
+	if t.access != nil {
+		t.access.http(rec)
+	}
+}
+
+// Propagate begins the span of an exchange, as the trace context in its request
+// says, and writes the context that the destination must see into the request.
+// Call it once, before the request goes out, when rec has its Start. Without
+// tracing it leaves the request as it is.
+func (t *Telemetry) Propagate(rec *HTTP, c Carrier) {
+	if t.tracer != nil {
+		t.tracer.start(rec, c)
+	}
+}
+
+// Open reports a connection: for a client's tunnel before it dials, for a
+// destination's before it checks policy, for a waypoint when the endpoint is
+// known. Close must follow.
+func (t *Telemetry) Open(rec *TCP) {
+	k := rec.key(connections)
+	k.mtls = rec.mtls()
+	rec.series = t.table.find(&k)
+	rec.series.open.Add(1)
+	rec.series.connection.opened.Add(1)
+	rec.received, rec.sent = 0, 0
+	t.sockets[rec.Reporter].Add(1)
+	if t.tunnels != nil && rec.Reporter != ByWaypoint {
+		t.tunnels.opened(rec)
+	}
+}
+
+// Flush counts the bytes that a connection has carried since the last time.
+func (t *Telemetry) Flush(rec *TCP) {
+	if rec.series == nil {
+		return
+	}
+	c := rec.series.connection
+	if n := rec.Received - rec.received; n != 0 {
+		c.received.Add(n)
+		rec.received = rec.Received
+	}
+	if n := rec.Sent - rec.sent; n != 0 {
+		c.sent.Add(n)
+		rec.sent = rec.Sent
+	}
+}
+
+// Close reports the end of a connection: what Flush has not, and its line. It
+// must be called once after Open; further calls do nothing.
+func (t *Telemetry) Close(rec *TCP) {
+	if rec.series == nil {
+		return
+	}
+	t.Flush(rec)
+	end := rec.series
+	if rec.Flag != 0 {
+		// Only here do flags show: bytes of one connection that two tunnels
+		// count under different labels would look like those of two.
+		k := rec.key(connections)
+		k.mtls = rec.mtls()
+		k.flag = rec.Flag
+		end = t.table.find(&k)
+		end.connection.failed.Add(1)
+	}
+	end.connection.closed.Add(1)
+	rec.series.open.Add(-1)
+	rec.series = nil
+	t.sockets[rec.Reporter].Add(-1)
+	switch {
+	case rec.Reporter == ByWaypoint:
+		if t.access != nil {
+			t.access.tcp(rec)
+		}
+	case t.tunnels != nil:
+		t.tunnels.closed(rec)
+	}
+}
+
+// Failed writes the line of a connection that a node tunnel refused before Open:
+// of rec only Reporter, the addresses and Err matter. It counts nothing.
+func (t *Telemetry) Failed(rec *TCP) {
+	if t.tunnels != nil {
+		t.tunnels.failed(rec)
+	}
+}
+
+// HandshakeFailed counts a connection to us whose TLS handshake failed.
+func (t *Telemetry) HandshakeFailed() { t.handshakes.Add(1) }
+
+// Reopen reopens the access log under its name.
+func (t *Telemetry) Reopen(ctx context.Context) error { return t.writer.Reopen(ctx) }
+
+// Shutdown exports the spans that are waiting and writes the access log out. It
+// closes neither the log nor the writer, which others may share. Records may
+// still be reported, but their spans are lost.
+func (t *Telemetry) Shutdown(ctx context.Context) error {
+	t.stop()
+	<-t.swept
+	var err error
+	if t.tracer != nil {
+		err = t.tracer.provider.Shutdown(ctx)
+	}
+	return errors.Join(err, t.writer.Flush(ctx))
+}
+
+// sweepEvery is the goroutine that removes idle series.
+func (t *Telemetry) sweepEvery(ctx context.Context, every time.Duration) {
+	defer close(t.swept)
+	ticker := time.NewTicker(every)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ticker.C:
+			t.table.sweep(t.now())
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// key returns the key of what e tells, without an outcome.
+func (e *Ends) key(k kind) key {
+	c := key{
+		kind: k, reporter: e.Reporter,
+		source: e.Source, dest: e.Dest, sourceID: e.SourceID, destID: e.DestID,
+		service: e.Service,
+	}
+	if e.Service == nil {
+		c.serviceHost = e.ServiceHost
+	}
+	return c
+}
+
+// mtls reports whether both sides proved who they are.
+func (e *Ends) mtls() bool {
+	other := e.DestID
+	if e.Reporter == ByWaypoint {
+		other = e.LocalID
+	}
+	return e.SourceID != identity.ID{} && other != identity.ID{}
+}
