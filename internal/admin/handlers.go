@@ -1,0 +1,113 @@
+package admin
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/pprof"
+	"sync"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/waystone-mesh/waystone/telemetry"
+)
+
+const index = `<!DOCTYPE html>
+<title>Waystone</title>
+<h1>Waystone</h1>
+<ul>
+<li><a href="config_dump">config_dump</a>: the configuration in force
+<li>logging (POST): levels; <code>?level=debug</code>, <code>?level=xds:debug</code>, <code>?reset</code>
+<li>quitquitquit (POST): stop
+<li><a href="debug/pprof/">debug/pprof</a>: profiles
+</ul>
+`
+
+// adminHandler serves the administration port. Browsers' requests from other
+// origins are refused: a page must not reach it through the user's machine.
+func adminHandler(o *Options) http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "text/html; charset=utf-8")
+		io.WriteString(w, index)
+	})
+	mux.HandleFunc("GET /config_dump", dumpHandler(o.ConfigDump))
+	if o.Log != nil {
+		mux.HandleFunc("POST /logging", loggingHandler(o.Log))
+	}
+	if o.Quit != nil {
+		quit := sync.OnceFunc(o.Quit)
+		mux.HandleFunc("POST /quitquitquit", func(w http.ResponseWriter, _ *http.Request) {
+			fmt.Fprintln(w, "shutdown now")
+			quit()
+		})
+	}
+	mux.HandleFunc("GET /debug/pprof/", pprof.Index)
+	mux.HandleFunc("GET /debug/pprof/cmdline", pprof.Cmdline)
+	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
+	mux.HandleFunc("GET /debug/pprof/symbol", pprof.Symbol)
+	mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
+	return http.NewCrossOriginProtection().Handler(mux)
+}
+
+func dumpHandler(dump func() any) http.HandlerFunc {
+	return func(w http.ResponseWriter, _ *http.Request) {
+		var v any = struct{}{}
+		if dump != nil {
+			v = dump()
+		}
+		b, err := json.MarshalIndent(v, "", "  ")
+		if err != nil {
+			http.Error(w, fmt.Sprintf("config_dump: %v", err), http.StatusInternalServerError)
+			return
+		}
+		w.Header().Set("Content-Type", "application/json")
+		w.Write(append(b, '\n'))
+	}
+}
+
+// loggingHandler changes the levels if it is asked to, and in any case says what
+// they are.
+func loggingHandler(log *telemetry.Log) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		query := r.URL.Query()
+		var err error
+		switch {
+		case query.Has("reset"):
+			err = log.Reset()
+		case query.Has("level"):
+			err = log.SetLevel(query.Get("level"))
+		}
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusBadRequest)
+			return
+		}
+		fmt.Fprintf(w, "current log level is %s\n", log)
+	}
+}
+
+// metricsHandler serves the same on the path that Istio's annotations name and
+// on Prometheus' own default.
+func metricsHandler(g prometheus.Gatherer) http.Handler {
+	if g == nil {
+		g = prometheus.Gatherers{}
+	}
+	h := promhttp.HandlerFor(g, promhttp.HandlerOpts{
+		EnableOpenMetrics: true,
+		// One bad sample must not hide every other.
+		ErrorHandling:       promhttp.ContinueOnError,
+		MaxRequestsInFlight: 4,
+	})
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", h)
+	mux.Handle("GET /stats/prometheus", h)
+	return mux
+}
+
+func healthHandler(r *Ready) http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle("GET /healthz/ready", r)
+	return mux
+}
