@@ -3,6 +3,7 @@ package loop
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"io"
 	"net"
 	"time"
@@ -94,7 +95,7 @@ func (r *records) Read(p []byte) (int, error) {
 		}
 	} else if !r.whole() {
 		if r.err == io.EOF && len(r.in) > 0 {
-			return 0, io.ErrUnexpectedEOF
+			return 0, errTruncated
 		}
 		if r.err != nil {
 			return 0, r.err
@@ -109,6 +110,10 @@ func (r *records) Read(p []byte) (int, error) {
 	r.left -= n
 	return n, nil
 }
+
+// errTruncated is not io.ErrUnexpectedEOF, which crypto/tls takes for an orderly
+// end when it has seen nothing of the record.
+var errTruncated = errors.New("the connection ends in the middle of a record")
 
 // wait blocks until there is something to give to crypto/tls.
 func (r *records) wait() error {

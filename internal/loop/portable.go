@@ -86,6 +86,7 @@ func (w *goWire) onArrived() {
 		return
 	}
 	w.in, w.inErr = w.got, w.gotErr
+	w.l.meter.reads++
 	if len(w.in) == 0 && w.inErr == nil {
 		w.back <- struct{}{}
 		return
@@ -146,16 +147,17 @@ func (w *goWire) onLeft() {
 }
 
 func (w *goWire) write(p []byte) (int, error) {
-	if w.putErr != nil && !w.busy {
-		return 0, w.putErr
-	}
-	if w.busy || len(p) == 0 {
+	switch {
+	case w.busy || len(p) == 0:
 		return 0, nil
+	case w.putErr != nil:
+		return 0, w.putErr
 	}
 	b := bufs.Get(len(p))
 	b.B = append(b.B, p[:min(len(p), cap(b.B))]...)
 	n := len(b.B)
 	w.busy = true
+	w.l.meter.writes++
 	w.ops <- writeOp{buf: b}
 	return n, nil
 }

@@ -367,7 +367,7 @@ func (s *Socket) write() bool {
 	if s.full || !s.drain() {
 		return false
 	}
-	if s.shut {
+	if s.shut || s.alert {
 		return true
 	}
 	if s.tls != nil {
@@ -380,6 +380,9 @@ func (s *Socket) write() bool {
 			return true
 		}
 		n := s.send(p)
+		if s.broken {
+			return false
+		}
 		total += n
 		if keeper != nil {
 			keeper.wrote(n)
