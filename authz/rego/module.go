@@ -1,0 +1,330 @@
+package rego
+
+import (
+	"encoding/json"
+	"fmt"
+	"regexp"
+	"strconv"
+	"strings"
+
+	"github.com/waystone-mesh/waystone/authz"
+)
+
+// Module writes policies as a Rego module, which needs the prelude.
+func Module(o authz.Options, policies ...*authz.Policy) (string, error) {
+	m := module{o: o, restricted: map[string]bool{}}
+	for i, p := range policies {
+		if err := m.policy(fmt.Sprintf("p%d", i), p); err != nil {
+			return "", err
+		}
+	}
+	return m.head() + m.body.String(), nil
+}
+
+// A module is a Rego module being written.
+type module struct {
+	o          authz.Options
+	body       strings.Builder
+	restricted map[string]bool // allow, dry_allow: there is a policy of the kind
+}
+
+// head declares what the prelude refers to even when no policy defines it.
+func (m *module) head() string {
+	domains := []string{"cluster.local"}
+	if m.o.TrustDomain != "" {
+		domains[0] = m.o.TrustDomain
+	}
+	domains = append(domains, m.o.Aliases...)
+	var b strings.Builder
+	fmt.Fprintf(&b, "package waystone.authz\n\ntrust_domains := %s\n\nrestricted if %t\n\n", quoted(domains), m.restricted["allow"])
+	for _, set := range []string{"audit", "deny", "allow", "dry_deny", "dry_allow"} {
+		fmt.Fprintf(&b, "%s contains id if {\n\tfalse\n\tid := \"\"\n}\n\n", set)
+	}
+	return b.String()
+}
+
+func (m *module) policy(name string, p *authz.Policy) error {
+	if err := authz.Validate(p); err != nil {
+		return err
+	}
+	if p.Action == authz.Custom {
+		return fmt.Errorf("rego: AuthorizationPolicy %s/%s: action CUSTOM: %w", p.Namespace, p.Name, authz.ErrUnsupported)
+	}
+	if m.o.L4 && p.Action == authz.Audit {
+		return nil
+	}
+	set := strings.ToLower(p.Action.String())
+	if p.DryRun && p.Action != authz.Audit {
+		set = "dry_" + set
+	}
+	m.restricted[set] = true
+	for i := range p.Rules {
+		if err := m.rule(fmt.Sprintf("%s_rule%d", name, i), set, p, i); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// rule writes rule i of p as a Rego rule called name, which has a body for each
+// kind of traffic that p treats differently, and adds it to set.
+func (m *module) rule(name, set string, p *authz.Policy, i int) error {
+	fmt.Fprintf(&m.body, "# %s\n%s contains %s if %s\n\n", p.Action, set, strconv.Quote(ruleID(p, i)), name)
+	views := []view{{name: "http", guard: "input.http"}, {name: "tcp", guard: "not input.http", lacks: overHTTP}}
+	if m.o.L4 {
+		views = []view{{name: "node", guard: "true", lacks: atNode}}
+	}
+	for _, v := range views {
+		parts, ok, err := v.parts(p, &p.Rules[i])
+		if err != nil {
+			return err
+		}
+		if !ok {
+			m.write(name, []string{v.guard, "false # it allows by what cannot be seen"})
+			continue
+		}
+		body := []string{v.guard}
+		for n, alternatives := range parts {
+			part := fmt.Sprintf("%s_%s%d", name, v.name, n)
+			for _, conditions := range alternatives {
+				m.write(part, conditions)
+			}
+			body = append(body, part)
+		}
+		m.write(name, body)
+	}
+	return nil
+}
+
+// ruleID names a rule as the access log does.
+func ruleID(p *authz.Policy, rule int) string {
+	return fmt.Sprintf("ns[%s]-policy[%s]-rule[%d]", p.Namespace, p.Name, rule)
+}
+
+func (m *module) write(name string, body []string) {
+	fmt.Fprintf(&m.body, "%s if {\n\t%s\n}\n\n", name, strings.Join(body, "\n\t"))
+}
+
+// A view is the kind of traffic that a rule is written for.
+type view struct {
+	name, guard string
+	lacks       func(term) bool // what it cannot see; nil: it sees everything
+}
+
+func overHTTP(t term) bool { return t.http }
+func atNode(t term) bool   { return !t.node }
+
+// parts returns what a rule demands: of each part, one alternative, of which
+// every condition must hold. It returns false if the rule is to be left out.
+func (v view) parts(p *authz.Policy, r *authz.Rule) (parts [][][]string, ok bool, err error) {
+	var lists [][][]term
+	var to, from [][]term
+	for i := range r.To {
+		to = append(to, operationTerms(&r.To[i]))
+	}
+	for i := range r.From {
+		from = append(from, sourceTerms(&r.From[i], p.Namespace))
+	}
+	for _, l := range [][][]term{to, from} {
+		if l != nil {
+			lists = append(lists, l)
+		}
+	}
+	for i := range r.When {
+		t, err := conditionTerm(&r.When[i], p.Namespace)
+		if err != nil {
+			return nil, false, err
+		}
+		lists = append(lists, [][]term{{t}})
+	}
+	for _, list := range lists {
+		var alternatives [][]string
+		for _, terms := range list {
+			conditions, ok, err := v.conditions(p, terms)
+			if !ok || err != nil {
+				return nil, false, err
+			}
+			alternatives = append(alternatives, conditions)
+		}
+		parts = append(parts, alternatives)
+	}
+	return parts, true, nil
+}
+
+// conditions writes the terms of one source, operation or condition.
+func (v view) conditions(p *authz.Policy, terms []term) (out []string, ok bool, err error) {
+	for _, t := range terms {
+		if len(t.values)+len(t.notValues) == 0 {
+			continue
+		}
+		if v.lacks != nil && v.lacks(t) {
+			if p.Action == authz.Allow {
+				return nil, false, nil
+			}
+			continue
+		}
+		if t.function == "" {
+			return nil, false, fmt.Errorf("rego: %s: %w", t.key, authz.ErrUnsupported)
+		}
+		if v.name == "node" && t.function == "any_namespace" {
+			t.function = "any_node_namespace"
+		}
+		out = append(out, t.rego()...)
+	}
+	if len(out) == 0 {
+		// Nothing is asked for: anything will do, except at the node.
+		return []string{strconv.FormatBool(v.name != "node")}, true, nil
+	}
+	return out, true, nil
+}
+
+// A term is one field of a source or operation, or a condition.
+type term struct {
+	function          string // of the prelude
+	key               string // the first argument of some, or what is not supported
+	values, notValues []string
+	http              bool // only a request has it
+	node              bool // the node tunnel enforces it
+}
+
+func sourceTerms(s *authz.Source, ns string) []term {
+	return []term{
+		{function: "any_principal", values: s.Principals, notValues: s.NotPrincipals, node: true},
+		{key: "requestPrincipals", values: s.RequestPrincipals, notValues: s.NotRequestPrincipals, http: true},
+		{function: "any_namespace", values: s.Namespaces, notValues: s.NotNamespaces, node: true},
+		{function: "any_account", values: inNamespace(ns, s.ServiceAccounts), notValues: inNamespace(ns, s.NotServiceAccounts), node: true},
+		{function: "any_trust_domain", values: s.TrustDomains, notValues: s.NotTrustDomains},
+		{function: "any_source_ip", values: s.IPBlocks, notValues: s.NotIPBlocks, node: true},
+		{function: "any_source_ip", values: s.RemoteIPBlocks, notValues: s.NotRemoteIPBlocks},
+	}
+}
+
+func operationTerms(o *authz.Operation) []term {
+	return []term{
+		{function: "any_host", values: o.Hosts, notValues: o.NotHosts, http: true},
+		{function: "any_port", values: o.Ports, notValues: o.NotPorts, node: true},
+		{function: "any_method", values: o.Methods, notValues: o.NotMethods, http: true},
+		{function: "any_path", values: o.Paths, notValues: o.NotPaths, http: true},
+	}
+}
+
+func conditionTerm(w *authz.Condition, ns string) (term, error) {
+	t := term{values: w.Values, notValues: w.NotValues}
+	switch w.Key {
+	case "source.ip":
+		t.function, t.node = "any_source_ip", true
+	case "remote.ip":
+		t.function = "any_source_ip"
+	case "source.namespace":
+		t.function, t.node = "any_namespace", true
+	case "source.principal":
+		t.function, t.node = "any_principal", true
+	case "source.serviceAccount":
+		t.function, t.values, t.notValues = "any_account", inNamespace(ns, w.Values), inNamespace(ns, w.NotValues)
+	case "source.trustDomain":
+		t.function = "any_trust_domain"
+	case "destination.ip":
+		t.function, t.node = "any_destination_ip", true
+	case "destination.port":
+		t.function, t.node = "any_port", true
+	case "connection.sni":
+		t.function = "any_sni"
+	default:
+		name, ok := strings.CutPrefix(w.Key, "request.headers[")
+		if !ok {
+			t.key, t.http = w.Key, strings.HasPrefix(w.Key, "request.auth.")
+			return t, nil
+		}
+		t.function, t.key, t.http = "any_header", strings.ToLower(strings.TrimSuffix(name, "]")), true
+	}
+	return t, nil
+}
+
+func inNamespace(ns string, accounts []string) (out []string) {
+	for _, a := range accounts {
+		if !strings.Contains(a, "/") {
+			a = ns + "/" + a
+		}
+		out = append(out, a)
+	}
+	return out
+}
+
+// rego writes t: one of its values, and none of its notValues.
+func (t term) rego() (out []string) {
+	if len(t.values) > 0 {
+		out = append(out, t.calls(t.values, ""))
+	}
+	if len(t.notValues) > 0 {
+		out = append(out, t.calls(t.notValues, "not "))
+	}
+	return out
+}
+
+// calls writes the call of t's function. Of paths, templates are asked for apart.
+func (t term) calls(values []string, not string) string {
+	switch t.function {
+	case "any_path":
+		return pathCall(values, not)
+	case "any_port":
+		return not + t.function + "([" + strings.Join(values, ", ") + "])"
+	case "any_source_ip", "any_destination_ip":
+		var blocks []string
+		for _, v := range values {
+			blocks = append(blocks, block(v))
+		}
+		values = blocks
+	case "any_header":
+		return fmt.Sprintf("%s%s(%s, %s)", not, t.function, strconv.Quote(t.key), quoted(values))
+	}
+	return fmt.Sprintf("%s%s(%s)", not, t.function, quoted(values))
+}
+
+// block writes an address as a block of one.
+func block(v string) string {
+	switch {
+	case strings.Contains(v, "/"):
+		return v
+	case strings.Contains(v, ":"):
+		return v + "/128"
+	}
+	return v + "/32"
+}
+
+func quoted(values []string) string {
+	b, _ := json.Marshal(values)
+	return string(b)
+}
+
+// pchars are the characters that {*} stands for.
+const pchars = `a-zA-Z0-9._~%!$&'()+,;:@=-`
+
+// pathCall asks for one of several paths. All become regular expressions if one
+// is a template, so that it is one call that can be negated.
+func pathCall(values []string, not string) string {
+	all := strings.Join(values, " ")
+	if !strings.Contains(all, "{*}") && !strings.Contains(all, "{**}") {
+		return fmt.Sprintf("%sany_path(%s)", not, quoted(values))
+	}
+	var expressions []string
+	for _, v := range values {
+		expressions = append(expressions, "^"+pathExpression(v)+"$")
+	}
+	return fmt.Sprintf("%sany_path_template(%s)", not, quoted(expressions))
+}
+
+func pathExpression(v string) string {
+	switch {
+	case strings.Contains(v, "{*}"), strings.Contains(v, "{**}"):
+		x := regexp.QuoteMeta(v)
+		x = strings.ReplaceAll(x, regexp.QuoteMeta("{**}"), "[/"+pchars+"]*")
+		return strings.ReplaceAll(x, regexp.QuoteMeta("{*}"), "["+pchars+"]+")
+	case v == "*":
+		return "(?s:.+)"
+	case strings.HasPrefix(v, "*"):
+		return "(?s:.*)" + regexp.QuoteMeta(v[1:])
+	case strings.HasSuffix(v, "*"):
+		return regexp.QuoteMeta(v[:len(v)-1]) + "(?s:.*)"
+	}
+	return regexp.QuoteMeta(v)
+}
