@@ -16,6 +16,7 @@ import (
 //
 // Load it once per request and let it go; across requests hold a *Destination.
 type Snapshot struct {
+	version   uint64
 	services  cow[mesh.Hostname, *serviceView]
 	hosts     cow[string, []*serviceView]       // wildcards under what follows their "*"
 	vips      cow[mesh.Address, []*serviceView] // single addresses
@@ -29,6 +30,11 @@ type Snapshot struct {
 	routes   []*routing.Route
 	gateways []*Gateway
 }
+
+// Version returns a number that no other snapshot of the Store has: whoever
+// looked something up keeps it to know when to look again, without keeping the
+// snapshot.
+func (s *Snapshot) Version() uint64 { return s.version }
 
 // A serviceView is a service with its destinations. Lists of views are in
 // order of preference: canonical first, then by name.

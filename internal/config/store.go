@@ -155,6 +155,7 @@ func (s *Store) publishLocked() {
 		return
 	}
 	next, changes := s.builder.build(s.current.Load())
+	next.version = s.current.Load().version + 1
 	s.current.Store(next)
 	s.notify.Lock()
 	s.mu.Unlock()
