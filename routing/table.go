@@ -109,7 +109,8 @@ func (v *value) matches(s string) bool {
 	return v.exact == s
 }
 
-// matchesQuery looks at the first parameter of that name.
+// matchesQuery looks at the first parameter of that name. A value may be
+// written in the route as it is sent or as what it stands for.
 func (v *value) matchesQuery(query string) bool {
 	for query != "" {
 		var pair string
@@ -121,7 +122,7 @@ func (v *value) matchesQuery(query string) bool {
 		if v.regex != nil {
 			return v.regex.MatchString(unescape(got))
 		}
-		return equalUnescaped(got, v.exact)
+		return got == v.exact || equalUnescaped(got, v.exact)
 	}
 	return false
 }

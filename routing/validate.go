@@ -90,10 +90,31 @@ func (v *validation) match(m *Match) {
 	v.values("queryParams", m.Query, false)
 }
 
-// path checks a path that is compared or put into a request: it must be one
-// that normalisation leaves alone, or it could never match.
+// path checks a path that is compared: it must be one that a request can have
+// once it has been normalised.
 func (v *validation) path(field, p string) {
-	switch n, err := Normalize(MergeSlashes, p); {
+	v.newPath(field, p)
+	for i := 0; i < len(p); i++ {
+		if _, escape := escapeAt(p, i); !escape && !isPathChar(p[i]) {
+			v.fail(field, "%q: %q needs an escape", p, p[i:i+1])
+			break
+		}
+	}
+	for _, s := range []string{"//", "/./", "/../", "%2f", "%2F"} {
+		if strings.Contains(p, s) {
+			v.fail(field, "%q contains %q", p, s)
+		}
+	}
+	for _, s := range []string{"/.", "/.."} {
+		if strings.HasSuffix(p, s) {
+			v.fail(field, "%q ends in %q", p, s)
+		}
+	}
+}
+
+// newPath checks a path that is put into a request.
+func (v *validation) newPath(field, p string) {
+	switch _, err := Normalize(NormalizeNone, p); {
 	case len(p) > maxPathValue:
 		v.fail(field, "is longer than %d bytes", maxPathValue)
 	case !strings.HasPrefix(p, "/"):
@@ -102,9 +123,13 @@ func (v *validation) path(field, p string) {
 		v.fail(field, "%q: %v", p, err)
 	case strings.Contains(p, "?"):
 		v.fail(field, "%q has a query", p)
-	case n != p:
-		v.fail(field, "%q is not a normal path: that is %q", p, n)
 	}
+}
+
+// isPathChar reports whether a path may hold c without an escape (RFC 3986,
+// section 3.3).
+func isPathChar(c byte) bool {
+	return c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || strings.IndexByte("-/._~!$&'()*+,;=:@", c) >= 0
 }
 
 func (v *validation) values(field string, ms []ValueMatch, header bool) {
@@ -187,7 +212,7 @@ func (v *validation) pathEdit(p *PathEdit, r *RouteRule) {
 			return // takes the prefix away
 		}
 	}
-	v.path(field, p.Value)
+	v.newPath(field, p.Value)
 }
 
 func (v *validation) headers(f *Filters) {

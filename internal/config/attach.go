@@ -59,8 +59,12 @@ func (s *state) putPolicy(p *authz.Policy) error {
 // closePolicy has a policy that was rejected and never was good fail its
 // targets closed. It reports whether it did: a good version stays in force.
 func (s *state) closePolicy(k mesh.Key, readable *authz.Policy) bool {
-	if old := s.policies[k]; old != nil && old.closed == nil {
+	old := s.policies[k]
+	switch {
+	case old != nil && old.closed == nil:
 		return false
+	case old != nil && (old.policy == readable || readable != nil && same(old.policy, readable)):
+		return true // rejected again, as closed as before
 	}
 	s.versions++
 	set := authz.Closed(k.Kind + " " + k.Namespace + "/" + k.Name + " was rejected")
