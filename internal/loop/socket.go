@@ -358,6 +358,7 @@ func (s *Socket) wrote() {
 	case s.phase == closing:
 		s.phase = lingering
 		s.release()
+		s.loop.again(s) // for what has arrived since the last read
 	}
 }
 
