@@ -249,6 +249,7 @@ func (c *Client) EOF() {
 	switch c.in.stage {
 	case untilClose, raw:
 		c.in.stage = complete
+		c.over(false)
 		c.ended(nil)
 	case complete, dropping:
 		if c.open {

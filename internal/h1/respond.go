@@ -185,6 +185,48 @@ func (c *Server) Flush() {
 	}
 }
 
+// Credit says that n bytes of the request's content have been passed on.
+func (c *Server) Credit(n int) {
+	if !c.gone {
+		c.credit(n)
+	}
+}
+
+func (c *Server) credit(n int) {
+	if n = min(n, c.in.held); n > 0 {
+		c.in.held -= n
+		c.stream.Credit(n)
+	}
+}
+
+// Abort gives the connection up. The handler is told nothing more.
+func (c *Server) Abort(err error) {
+	if c.gone {
+		return
+	}
+	c.gone, c.open = true, false
+	c.stream.Reset(err)
+	if !c.running {
+		c.release()
+	}
+}
+
+// CloseAfter closes the connection after the current exchange, telling the
+// client by Connection: close if the response has not begun; an idle one at
+// once. Another protocol is not closed.
+func (c *Server) CloseAfter() {
+	c.closing = true
+	if c.Idle() && !c.gone {
+		c.close()
+	}
+	c.run()
+}
+
+// Idle reports whether no exchange is open and no byte of another has come.
+func (c *Server) Idle() bool {
+	return !c.open && c.in.stage == atHead && c.in.heads.part == nil && c.wait.Len() == 0
+}
+
 // appendStatus appends a status line and the fields of r.
 func appendStatus(b []byte, r *l7.Response) (_ []byte, ok bool) {
 	if r.Status < 100 || r.Status > 999 {
