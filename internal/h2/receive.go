@@ -282,11 +282,6 @@ func (c *Conn) beginData(h header) error {
 	default:
 		d.s = s
 	}
-	if h.length == 0 && !d.end {
-		if err := c.idled(1); err != nil {
-			return err
-		}
-	}
 	if d.padded {
 		return nil // how much is content is not known yet
 	}
@@ -298,26 +293,25 @@ func (c *Conn) beginData(h header) error {
 // message malformed, before its receiver has seen the end of it.
 func (c *Conn) beginContent() error {
 	d := &c.data
-	if s := d.s; s != nil {
-		n := int64(d.left - d.pad)
-		if s.length >= 0 {
-			s.length -= n
-			if s.length < 0 || d.end && s.length > 0 {
-				d.s = nil
-				if err := c.abort(s, CodeProtocol, "content-length does not match the content"); err != nil {
-					return err
-				}
-			}
-		}
-		if n == 0 && !d.end && d.padded {
-			if err := c.idled(1); err != nil {
+	n := d.left - d.pad
+	if s := d.s; s != nil && s.length >= 0 {
+		s.length -= int64(n)
+		if s.length < 0 || d.end && s.length > 0 {
+			d.s = nil
+			if err := c.abort(s, CodeProtocol, "content-length does not match the content"); err != nil {
 				return err
 			}
 		}
 	}
-	if d.left == d.pad {
-		c.deliver(nil)
+	if n > 0 {
+		return nil
 	}
+	if !d.end {
+		if err := c.idled(1); err != nil {
+			return err
+		}
+	}
+	c.deliver(nil)
 	return nil
 }
 
