@@ -1,0 +1,269 @@
+package file
+
+import (
+	"crypto/sha256"
+	"errors"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/waystone-mesh/waystone/internal/config"
+	"github.com/waystone-mesh/waystone/internal/manifest"
+	"github.com/waystone-mesh/waystone/internal/mesh"
+)
+
+// A read is one file as last read.
+type read struct {
+	stamp   stamp
+	sum     [sha256.Size]byte
+	objects map[mesh.Key]*manifest.Object
+	errs    []*manifest.Error // documents that cannot be told, and objects that are there twice
+	empty   bool              // it was found empty, which is not believed yet
+}
+
+// A stamp tells whether a file may have changed without reading it.
+type stamp struct {
+	modified time.Time
+	size     int64
+}
+
+// list returns the files to read, in the order of their names.
+func (s *Source) list() ([]string, error) {
+	info, err := os.Stat(s.o.Path)
+	if err != nil {
+		return nil, err
+	}
+	if !info.IsDir() {
+		return []string{s.o.Path}, nil
+	}
+	entries, err := os.ReadDir(s.o.Path)
+	if err != nil {
+		return nil, err
+	}
+	var names []string
+	for _, e := range entries {
+		name := filepath.Join(s.o.Path, e.Name())
+		if !manifestName(e.Name()) {
+			continue
+		}
+		if info, err := os.Stat(name); err == nil && info.IsDir() {
+			continue
+		}
+		names = append(names, name)
+	}
+	return names, nil
+}
+
+// manifestName reports whether a file of that name is one of ours. What begins
+// with a dot is not: editors keep their own there, and ConfigMap mounts.
+func manifestName(name string) bool {
+	if strings.HasPrefix(name, ".") {
+		return false
+	}
+	switch filepath.Ext(name) {
+	case ".yaml", ".yml", ".json":
+		return true
+	}
+	return false
+}
+
+// directories returns what to watch: renaming a file, or swapping a symbolic
+// link to a directory, shows in the directory where it is.
+func (s *Source) directories() []string {
+	path, err := filepath.Abs(s.o.Path)
+	if err != nil {
+		path = s.o.Path
+	}
+	dirs := []string{filepath.Dir(path)}
+	if info, err := os.Stat(path); err == nil && info.IsDir() {
+		dirs = append(dirs, path)
+	} else if real, err := filepath.EvalSymlinks(path); err == nil {
+		dirs = append(dirs, filepath.Dir(real))
+	}
+	return dirs
+}
+
+// look reads those of names that may have changed, because of their stamp or
+// because they are named, and applies what follows. It reports whether to look
+// again soon.
+func (s *Source) look(store *config.Store, names []string, named map[string]bool, first bool) (again bool) {
+	changed := 0
+	for name := range s.files {
+		if !slices.Contains(names, name) {
+			delete(s.files, name)
+			changed++
+		}
+	}
+	swapped := named["..data"] // a ConfigMap's mount: every file is another now
+	for _, name := range names {
+		did, soon := s.read(name, swapped || named[filepath.Base(name)])
+		again = again || soon
+		if did {
+			changed++
+		}
+	}
+	if changed == 0 && !first {
+		return again
+	}
+	changes, errs := s.merge(names)
+	s.mu.Lock()
+	updates := s.index.Apply(changes...)
+	s.mu.Unlock()
+	_ = store.Apply(updates) // Rejected says it all, and not only of this batch
+	problems := s.settleProblems(append(errs, s.rejected(store)...))
+	s.o.Logger.Info("config: read", "path", s.o.Path, "files", changed, "updates", len(updates), "problems", len(problems))
+	if s.o.OnRead != nil {
+		s.o.OnRead(Report{Files: changed, Updates: len(updates), Problems: problems})
+	}
+	return again
+}
+
+// read reads one file if it may have changed, and reports whether it has.
+func (s *Source) read(name string, named bool) (changed, again bool) {
+	old := s.files[name]
+	info, err := os.Stat(name)
+	if err != nil {
+		return s.failed(name, err), false
+	}
+	at := stamp{info.ModTime(), info.Size()}
+	if old != nil && old.stamp == at && !named && !old.empty {
+		return false, false
+	}
+	data, err := os.ReadFile(name)
+	if err != nil {
+		return s.failed(name, err), false
+	}
+	// A file that is suddenly empty is about to be written, most likely. To
+	// believe it at once would take every policy in it out of force meanwhile.
+	if len(data) == 0 && old != nil && len(old.objects) > 0 && !old.empty {
+		old.empty = true
+		return false, true
+	}
+	sum := sha256.Sum256(data)
+	if old != nil && old.sum == sum {
+		old.stamp, old.empty = at, false
+		return false, false
+	}
+	s.files[name] = s.decode(name, data, old)
+	s.files[name].stamp, s.files[name].sum = at, sum
+	return true, false
+}
+
+// failed notes a file that is there but cannot be read: it keeps its objects.
+func (s *Source) failed(name string, err error) bool {
+	old := s.files[name]
+	if old == nil {
+		old = &read{}
+		s.files[name] = old
+	}
+	e := &manifest.Error{File: name, Reason: plain(err)}
+	if len(old.errs) == 1 && *old.errs[0] == *e {
+		return false
+	}
+	old.errs, old.stamp, old.sum = []*manifest.Error{e}, stamp{}, [sha256.Size]byte{}
+	return true
+}
+
+func (s *Source) decode(name string, data []byte, old *read) *read {
+	f := manifest.Decode(name, data)
+	r := &read{objects: map[mesh.Key]*manifest.Object{}, errs: f.Errors}
+	for _, o := range f.Objects {
+		if before, twice := r.objects[o.Key]; twice {
+			r.errs = append(r.errs, twiceError(o, before))
+			continue
+		}
+		r.objects[o.Key] = o
+	}
+	if len(f.Errors) > 0 && old != nil { // who knows what the broken document was
+		for key, o := range old.objects {
+			if r.objects[key] == nil {
+				r.objects[key] = o
+			}
+		}
+	}
+	for _, u := range f.Unknown {
+		if !s.unknown[u.Kind] {
+			s.unknown[u.Kind] = true
+			s.o.Logger.Warn("config: kind is not read", "kind", u.Kind, "name", u.Name, "file", u.File, "line", u.Line)
+		}
+	}
+	return r
+}
+
+// twiceError names both places of an object that is there twice.
+func twiceError(o, before *manifest.Object) *manifest.Error {
+	at := manifest.Error{File: before.File, Line: before.Line}
+	return &manifest.Error{File: o.File, Line: o.Line, Object: o.Key, Reason: "is also in " + strings.TrimSuffix(at.Error(), ": ")}
+}
+
+// merge decides which file an object is taken from, and returns what differs
+// from before. Of an object in two files, the version that is in force stays,
+// or else that of the first file counts.
+func (s *Source) merge(names []string) ([]manifest.Change, []*manifest.Error) {
+	owners := map[mesh.Key]*manifest.Object{}
+	var errs []*manifest.Error
+	for _, name := range names {
+		r := s.files[name]
+		if r == nil {
+			continue
+		}
+		errs = append(errs, r.errs...)
+		for _, key := range slices.SortedFunc(maps.Keys(r.objects), byLine(r)) {
+			o := r.objects[key]
+			if o.Err != nil {
+				errs = append(errs, o.Err)
+			}
+			before, twice := owners[key]
+			if twice && s.owners[key] != nil && s.owners[key].File == o.File && before.File != o.File {
+				before, o = o, before
+			}
+			if twice {
+				errs = append(errs, twiceError(o, before))
+				o = before
+			}
+			owners[key] = o
+		}
+	}
+	var changes []manifest.Change
+	for key := range s.owners {
+		if owners[key] == nil {
+			changes = append(changes, manifest.Change{Key: key})
+		}
+	}
+	for key, o := range owners {
+		if s.owners[key] != o {
+			changes = append(changes, manifest.Change{Key: key, Object: o})
+		}
+	}
+	s.owners = owners
+	return changes, errs
+}
+
+func byLine(r *read) func(a, b mesh.Key) int {
+	return func(a, b mesh.Key) int { return r.objects[a].Line - r.objects[b].Line }
+}
+
+// rejected returns what the store does not take although it passed here.
+func (s *Source) rejected(store *config.Store) []*manifest.Error {
+	var out []*manifest.Error
+	for _, r := range store.Rejected() {
+		var e *manifest.Error
+		if !errors.As(r.Err, &e) {
+			out = append(out, &manifest.Error{File: s.o.Path, Object: r.Key, Reason: r.Err.Error()})
+		}
+	}
+	return out
+}
+
+// plain says what the operating system said, without the path.
+func plain(err error) string {
+	var path *fs.PathError
+	if errors.As(err, &path) {
+		return path.Err.Error()
+	}
+	return err.Error()
+}
