@@ -52,10 +52,33 @@ type conn struct {
 
 	began    time.Time // when the loop adopted it
 	idle     time.Time // since when there has been no stream; zero: there is one
-	settled  bool      // the peer's SETTINGS are there
+	heard    int       // bytes received, up to greeting
 	ending   bool      // close once no stream is left
 	closing  bool      // Close has been called on the socket
 	watching bool      // Flush runs at the end of the batch
+}
+
+// greeting is how long what begins a connection is at least: a client's preface
+// and the header of its SETTINGS.
+const greeting = 24 + 9
+
+// settled reports whether the peer has begun to speak HTTP/2. A server that
+// does not accept our certificate never does: with TLS 1.3 the client's
+// handshake is over before the server has looked.
+func (c *conn) settled() bool { return c.heard >= greeting }
+
+// A driver is a conn's HTTP/2 as the loop sees it.
+type driver struct {
+	*h2.Conn
+	c *conn
+}
+
+// Receive implements [loop.Driver].
+func (d driver) Receive(p []byte) error {
+	if !d.c.settled() {
+		d.c.heard += len(p)
+	}
+	return d.Conn.Receive(p)
 }
 
 // Data implements [h2.Handler].
@@ -123,7 +146,7 @@ func (c *conn) tick(now time.Time, settle, idle time.Duration) {
 		return
 	}
 	switch {
-	case !c.settled && now.Sub(c.began) >= settle:
+	case !c.settled() && now.Sub(c.began) >= settle:
 		c.sock.Abort(errSilent)
 	case c.h2.Draining() && c.h2.Drained():
 		c.ending = true

@@ -1,6 +1,7 @@
 package hbone
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 
@@ -31,7 +32,8 @@ func newPoolConn(d *dest, sock *loop.Socket, peer identity.ID) *poolConn {
 	p.conns[c] = struct{}{}
 	d.conns = append(d.conns, c)
 	p.o.Events.Opened(d.key.Addr, peer)
-	p.o.Loop.Adopt(sock, c.h2)
+	c.heard = 24 // a server has no preface
+	p.o.Loop.Adopt(sock, driver{c.h2, &c.conn})
 	if !p.timer.Armed() {
 		p.o.Loop.After(&p.timer, tickEvery)
 	}
@@ -43,7 +45,7 @@ func (c *poolConn) room() int {
 	if c.ending || c.closing {
 		return 0
 	}
-	return min(c.h2.Available(), c.pool.o.MaxStreams-c.h2.Active())
+	return min(c.h2.Available(), c.dest.limit-c.h2.Active())
 }
 
 // open sends w's CONNECT and reports whether there was room for it.
@@ -69,10 +71,6 @@ func (c *poolConn) Headers(s *h2.Stream, f l7.Fields, end bool) {
 		return
 	}
 	w := t.w
-	if w == nil {
-		t.breach()
-		return
-	}
 	status := f.Get(":status")
 	if len(status) == 3 && status[0] == '1' && !end {
 		return
@@ -120,28 +118,30 @@ func (c *poolConn) Reset(s *h2.Stream, err error) {
 	// Nothing of the tunnel has been sent, so it may go elsewhere, except
 	// where the peer has looked at the CONNECT and given up on it.
 	s.Value = nil
-	if h2.Refused(err) || c.gone(err) && c.settled {
+	if h2.Refused(err) || connectionOver(err) && c.settled() {
 		w.retry(err)
 		return
 	}
-	if !c.settled {
+	if !c.settled() {
 		err = fmt.Errorf("%w (%w)", errEnded, err)
 	}
 	w.fail(&DialError{c.dest.key.Addr, err})
 }
 
-// gone reports whether err is the end of the connection rather than of one
-// stream.
-func (c *poolConn) gone(err error) bool {
-	_, stream := err.(*h2.StreamError)
+// connectionOver reports whether err is the end of the connection rather than of
+// one stream.
+func connectionOver(err error) bool {
+	_, stream := errors.AsType[*h2.StreamError](err)
 	return !stream
 }
 
 // Changed implements [h2.Handler].
 func (c *poolConn) Changed() {
-	c.settled = true
 	c.touched()
 	c.retireIfDraining()
+	if c.settled() && !c.h2.Draining() {
+		c.dest.limit = max(1, c.h2.Available()+c.h2.Active())
+	}
 	c.dest.free(c)
 }
 

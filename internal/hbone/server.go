@@ -31,9 +31,7 @@ type ServerOptions struct {
 	// Connect is given every CONNECT, on the loop of its connection.
 	Connect func(*Incoming)
 
-	// H2 tunes the connections. A zero SlowReader is "never": a tunnel's peer
-	// may be idle as long as it likes.
-	H2 h2.Options
+	H2 h2.Options // tunes the connections
 
 	// NotConnect is the status for other methods; 0: 400. A waypoint has no
 	// route for them: 404.
@@ -125,9 +123,6 @@ func NewServer(o ServerOptions) *Server {
 	}
 	if o.MaxConns <= 0 {
 		o.MaxConns = 16384
-	}
-	if o.H2.SlowReader == 0 {
-		o.H2.SlowReader = -1
 	}
 	srv := &Server{
 		o: o, loops: map[*loop.Loop]*serverLoop{}, slots: make(chan struct{}, o.MaxHandshakes),
@@ -246,7 +241,7 @@ func (srv *Server) adopt(on *serverLoop, sock *loop.Socket, peer identity.ID, on
 	c.h2 = h2.New(h2.Server, o, c, now)
 	on.conns[c] = struct{}{}
 	srv.o.Events.Opened(sock.RemoteAddr(), peer)
-	on.loop.Adopt(sock, c.h2)
+	on.loop.Adopt(sock, driver{c.h2, &c.conn})
 	if on.draining {
 		c.drain()
 	}
@@ -257,10 +252,6 @@ func (srv *Server) adopt(on *serverLoop, sock *loop.Socket, peer identity.ID, on
 
 // Headers implements [h2.Handler].
 func (c *serverConn) Headers(s *h2.Stream, f l7.Fields, end bool) {
-	if t, ok := s.Value.(*Tunnel); ok {
-		t.breach()
-		return
-	}
 	c.touched()
 	con, err := ParseConnect(f)
 	if err != nil {
@@ -300,10 +291,11 @@ func (c *serverConn) Reset(s *h2.Stream, err error) {
 }
 
 // Changed implements [h2.Handler].
-func (c *serverConn) Changed() { c.settled = true; c.touched() }
+func (c *serverConn) Changed() { c.touched() }
 
 // Closed implements [h2.Handler].
 func (c *serverConn) Closed(err error) {
+	c.closing = true
 	delete(c.on.conns, c)
 	c.onPort.Add(-1)
 	c.srv.o.Events.Closed(c.sock.RemoteAddr(), c.peer, err)

@@ -1,7 +1,6 @@
 package hbone
 
 import (
-	"errors"
 	"net/netip"
 
 	"github.com/waystone-mesh/waystone/internal/bufs"
@@ -229,15 +228,4 @@ func (d *delivery) Flush() {
 		t.die()
 		t.r.Reset(err)
 	}
-}
-
-// breach ends a tunnel on which the peer sent HEADERS: a connected stream
-// carries DATA and nothing else (RFC 9113, section 8.5).
-func (t *Tunnel) breach() {
-	if t.gone {
-		return
-	}
-	err := &h2.StreamError{Code: h2.CodeProtocol, Cause: errors.New("HEADERS in a tunnel")}
-	t.s.Reset(err)
-	t.reset(err)
 }

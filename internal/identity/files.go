@@ -5,7 +5,6 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -44,9 +43,8 @@ type Files struct {
 	files map[string]*file // by path, every one that was ever read well
 	warn  map[string]string
 
-	stop     chan struct{}
-	stopped  chan struct{}
-	reloaded func() // for tests: called after each look at the directory
+	stop    chan struct{}
+	stopped chan struct{}
 }
 
 // A filesView is all that the directory says. It is immutable.
@@ -61,7 +59,8 @@ type nsSA struct{ ns, sa string }
 
 // A file is the last good content of one or two paths.
 type file struct {
-	text  []byte
+	text  []byte              // the certificates
+	key   []byte              // of an identity
 	certs []*x509.Certificate // of a file of roots
 	pair  *tls.Certificate    // of an identity
 	id    ID
@@ -120,14 +119,9 @@ func (s *Files) Certificate(_ context.Context, id ID) (*tls.Certificate, error) 
 func (s *Files) run(w *watch) {
 	defer close(s.stopped)
 	defer w.close()
-	for {
-		if s.reloaded != nil {
-			s.reloaded()
-		}
-		if !w.wait(s.stop) {
-			return
-		}
+	for w.wait(s.stop) {
 		w.add(s.load())
+		s.o.looked()
 	}
 }
 
@@ -227,14 +221,14 @@ func (s *Files) roots(path string) *file {
 // is none.
 func (s *Files) pair(dir string, want nsSA) (*file, error) {
 	old := s.files[dir]
-	text, path, err := readPair(dir)
-	if err == nil && old != nil && bytes.Equal(text, old.text) {
+	cert, key, path, err := readPair(dir)
+	if err == nil && old != nil && bytes.Equal(cert, old.text) && bytes.Equal(key, old.key) {
 		s.complain(dir, nil)
 		return old, nil
 	}
 	var f *file
 	if err == nil {
-		if f, err = s.parsePair(text, want); err != nil {
+		if f, err = s.parsePair(cert, key, want); err != nil {
 			err = fmt.Errorf("%s: %w", path, err)
 		}
 	}
@@ -246,27 +240,23 @@ func (s *Files) pair(dir string, want nsSA) (*file, error) {
 	return f, nil
 }
 
-// readPair returns the certificate chain and the key of dir, one after the
-// other, and the name of the file of certificates.
-func readPair(dir string) (text []byte, path string, err error) {
+// readPair returns the certificate chain and the key in dir, and the name of the
+// file of certificates.
+func readPair(dir string) (cert, key []byte, path string, err error) {
 	path = filepath.Join(dir, "cert-chain.pem")
-	cert, err := os.ReadFile(path)
+	cert, err = os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		path = filepath.Join(dir, "cert.pem")
 		cert, err = os.ReadFile(path)
 	}
-	if err != nil {
-		return nil, path, err
+	if err == nil {
+		key, err = os.ReadFile(filepath.Join(dir, "key.pem"))
 	}
-	key, err := os.ReadFile(filepath.Join(dir, "key.pem"))
-	return append(append(cert, '\n'), key...), path, err
+	return cert, key, path, err
 }
 
-func (s *Files) parsePair(text []byte, want nsSA) (*file, error) {
-	if b, _ := pem.Decode(text); b == nil {
-		return nil, errors.New("not PEM")
-	}
-	pair, err := tls.X509KeyPair(text, text) // checks that the key is the leaf's
+func (s *Files) parsePair(cert, key []byte, want nsSA) (*file, error) {
+	pair, err := tls.X509KeyPair(cert, key) // checks that the key is the leaf's
 	if err != nil {
 		return nil, err
 	}
@@ -284,7 +274,7 @@ func (s *Files) parsePair(text []byte, want nsSA) (*file, error) {
 	if time.Now().After(pair.Leaf.NotAfter) {
 		return nil, fmt.Errorf("the certificate expired at %s", pair.Leaf.NotAfter.Format(time.RFC3339))
 	}
-	return &file{text: text, pair: &pair, id: id}, nil
+	return &file{text: cert, key: key, pair: &pair, id: id}, nil
 }
 
 // complain logs err about path, once for as long as it stays the same, and

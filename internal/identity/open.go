@@ -26,6 +26,8 @@ type Options struct {
 
 	// Log is told of reloads and of what was refused. nil discards.
 	Log *slog.Logger
+
+	lookedForTest func() // a files: source has read its directory again
 }
 
 // Open returns the source that spec names; see [Forms]. [Close] ends it.
@@ -69,6 +71,12 @@ func Close(src Source) error {
 		return c.Close()
 	}
 	return nil
+}
+
+func (o *Options) looked() {
+	if o.lookedForTest != nil {
+		o.lookedForTest()
+	}
 }
 
 // domains returns the trust domains that o's roots vouch for.

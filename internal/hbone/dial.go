@@ -1,0 +1,253 @@
+package hbone
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/waystone-mesh/waystone/internal/identity"
+	"github.com/waystone-mesh/waystone/internal/loop"
+)
+
+// A dest is the connections of one Key.
+type dest struct {
+	key   Key
+	pool  *Pool
+	limit int         // tunnels on one connection: ours, or the peer's once it is known
+	conns []*poolConn // those that may take tunnels
+	dials []*dial
+}
+
+// A dial is a connection in the making, and who waits for it.
+type dial struct {
+	dest    *dest
+	cancel  context.CancelFunc
+	waiters []*waiter
+}
+
+// A waiter is a tunnel that somebody asked for and the peer has not answered.
+type waiter struct {
+	t     *Tunnel
+	con   *Connect
+	ready func(*Tunnel, error)
+	dest  *dest
+	dial  *dial // waits for it, or nil
+	tries int   // connections that let it down
+	done  bool  // ready has been called, or is not to be
+}
+
+// maxTries is how many connections may let a tunnel down before it fails: the
+// first may have been stale and the second full.
+const maxTries = 3
+
+// place opens w's stream on a connection that has room, or has it wait for one.
+// Older connections are filled first, so that the others can fall idle.
+func (d *dest) place(w *waiter) {
+	for _, c := range d.conns {
+		if c.open(w) {
+			return
+		}
+	}
+	for _, x := range d.dials {
+		if len(x.waiters) < d.limit {
+			x.add(w)
+			return
+		}
+	}
+	d.dial().add(w)
+}
+
+func (x *dial) add(w *waiter) {
+	w.dial = x
+	x.waiters = append(x.waiters, w)
+}
+
+// dial starts to make a connection.
+func (d *dest) dial() *dial {
+	p := d.pool
+	ctx, cancel := context.WithTimeout(context.Background(), p.o.ConnectTimeout)
+	x := &dial{dest: d, cancel: cancel}
+	d.dials = append(d.dials, x)
+	p.dials++
+	go x.run(ctx)
+	return x
+}
+
+// run dials and shakes hands on a goroutine of its own.
+func (x *dial) run(ctx context.Context) {
+	p, k := x.dest.pool, x.dest.key
+	sock, peer, err := p.connect(ctx, k)
+	if err != nil && ctx.Err() == context.DeadlineExceeded {
+		err = &timeoutError{p.o.ConnectTimeout, err}
+	}
+	x.cancel()
+	p.o.Loop.Do(func() { x.done(sock, peer, err) })
+}
+
+func (p *Pool) connect(ctx context.Context, k Key) (*loop.Socket, identity.ID, error) {
+	wants, err := identity.ParseIDs(k.Wants)
+	if err != nil {
+		return nil, identity.ID{}, err
+	}
+	nc, err := p.o.Dial(ctx, k.SourceIP, k.Addr)
+	if err != nil {
+		return nil, identity.ID{}, err
+	}
+	sock, err := loop.Handshake(ctx, nc, identity.ClientConfig(p.o.Identity, k.Self, wants...), loop.ClientSide)
+	if err != nil {
+		p.o.Events.HandshakeFailed(k.Addr, fmt.Errorf("hbone: handshake with %v: %w", k.Addr, err))
+		return nil, identity.ID{}, err
+	}
+	peer, err := identity.PeerID(sock.TLS())
+	if err != nil {
+		sock.Abort(err)
+		return nil, identity.ID{}, err
+	}
+	return sock, peer, nil
+}
+
+// done takes the outcome of a dial, on the loop. Those who waited for it
+// proceed, or fail, together.
+func (x *dial) done(sock *loop.Socket, peer identity.ID, err error) {
+	d := x.dest
+	p := d.pool
+	p.dials--
+	d.dials = slices.DeleteFunc(d.dials, func(y *dial) bool { return y == x })
+	waiters := x.waiters
+	x.waiters = nil
+	for _, w := range waiters {
+		w.dial = nil
+	}
+	defer p.settle(d)
+	switch {
+	case err != nil:
+		for _, w := range waiters {
+			w.fail(&DialError{d.key.Addr, err})
+		}
+		return
+	case len(waiters) == 0 || p.ended != nil: // everyone gave up meanwhile
+		sock.Abort(context.Canceled)
+		return
+	}
+	c := newPoolConn(d, sock, peer)
+	for _, w := range waiters {
+		if !c.open(w) {
+			d.place(w)
+		}
+	}
+}
+
+// free gives room on c to those who wait for another connection.
+func (d *dest) free(c *poolConn) {
+	for len(d.dials) > 0 && c.room() > 0 {
+		x := d.dials[len(d.dials)-1]
+		for len(x.waiters) > 0 && c.room() > 0 {
+			w := x.waiters[0]
+			if !c.open(w) {
+				return
+			}
+			x.remove(w)
+		}
+		if len(x.waiters) > 0 {
+			return
+		}
+	}
+}
+
+// remove takes w off x. A dial that nobody waits for is given up.
+func (x *dial) remove(w *waiter) {
+	w.dial = nil
+	x.waiters = slices.DeleteFunc(x.waiters, func(y *waiter) bool { return y == w })
+	if len(x.waiters) == 0 {
+		x.cancel()
+		x.dest.dials = slices.DeleteFunc(x.dest.dials, func(y *dial) bool { return y == x })
+	}
+}
+
+// settle forgets d when nothing is left of it, and notes when nothing is left
+// of the pool.
+func (p *Pool) settle(d *dest) {
+	if len(d.conns)+len(d.dials) == 0 && p.dests[d.key] == d {
+		delete(p.dests, d.key)
+	}
+	if p.ended != nil && !p.over && p.dials == 0 && len(p.conns) == 0 {
+		p.over = true
+		close(p.ended)
+	}
+}
+
+// cancel gives w up.
+func (w *waiter) cancel() {
+	if w.done {
+		return
+	}
+	w.done = true
+	t := w.t
+	t.w = nil
+	if w.dial != nil {
+		d := w.dest
+		w.dial.remove(w)
+		d.pool.settle(d)
+	}
+	if t.s != nil {
+		t.Reset(nil)
+	}
+}
+
+// fail tells whoever asked for w.
+func (w *waiter) fail(err error) {
+	if w.done {
+		return
+	}
+	w.done = true
+	w.t.w = nil
+	w.ready(nil, err)
+}
+
+// retry places w anew after its connection let it down, or fails it.
+func (w *waiter) retry(err error) {
+	d := w.dest
+	p := d.pool
+	if w.tries++; w.tries >= maxTries || p.ended != nil {
+		w.fail(&DialError{d.key.Addr, err})
+		return
+	}
+	if p.dests[d.key] == nil { // it was settled meanwhile
+		p.dests[d.key] = d
+	}
+	w.dest = p.dests[d.key]
+	w.t.s, w.t.c = nil, nil
+	w.dest.place(w)
+}
+
+// A timeoutError says how long we waited.
+type timeoutError struct {
+	after time.Duration
+	err   error
+}
+
+func (e *timeoutError) Error() string {
+	return "no connection within " + e.after.String()
+}
+func (e *timeoutError) Unwrap() error { return e.err }
+func (e *timeoutError) Timeout() bool { return true }
+
+// errEnded says that a connection came to its end under a tunnel that had not
+// been answered.
+var errEnded = errors.New("the peer closed the connection before it was of use: does it accept our certificate?")
+
+// dialTCP is PoolOptions.Dial unless another is given. The keepalive is Istio's
+// node tunnel's; HTTP/2's own notices a dead peer sooner.
+func dialTCP(ctx context.Context, src netip.Addr, dst netip.AddrPort) (net.Conn, error) {
+	d := net.Dialer{KeepAliveConfig: net.KeepAliveConfig{
+		Enable: true, Idle: 180 * time.Second, Interval: 180 * time.Second, Count: 9,
+	}}
+	if src.IsValid() {
+		d.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(src, 0))
+	}
+	return d.DialContext(ctx, "tcp", dst.String())
+}
