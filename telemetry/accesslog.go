@@ -48,10 +48,9 @@ func (l *accessLog) tcp(rec *TCP) {
 }
 
 func (l *accessLog) write(appendTo func([]byte) []byte) {
-	buf := lineBuffers.Get().(*[]byte)
-	*buf = appendTo((*buf)[:0])
-	l.out.Write(*buf)
-	lineBuffers.Put(buf)
+	line := newLine(!l.text)
+	line.b = appendTo(line.b)
+	line.send(l.out)
 }
 
 // noHTTP is the HTTP part of what is not HTTP: every string of it is null.
@@ -100,7 +99,7 @@ func (l *accessLog) appendJSON(b []byte, e *Ends, o *Outcome, h *HTTP) []byte {
 	b = append(b, `,"upstream_host":`...)
 	b = appendQuoted(b, o.Upstream.IsValid(), o.appendUpstream)
 	b = append(b, `,"upstream_cluster":`...)
-	b = appendQuoted(b, o.Cluster.Kind != NoCluster, func(b []byte) []byte { return appendCluster(b, &o.Cluster, proto) })
+	b = appendName(b, o.Cluster.Kind != NoCluster, func(b []byte) []byte { return appendCluster(b, &o.Cluster, proto) })
 	b = append(b, `,"upstream_local_address":`...)
 	b = appendQuoted(b, o.hasUpstreamLocal(), o.appendUpstreamLocal)
 	b = append(b, `,"downstream_local_address":`...)
@@ -151,21 +150,25 @@ func (l *accessLog) appendText(b []byte, e *Ends, o *Outcome, h *HTTP) []byte {
 	return append(b, '\n')
 }
 
-// appendQuoted appends a value, or null. Values are addresses and names from
-// the configuration, in which there should be nothing to escape.
+// appendQuoted appends a value that needs no escaping, or null.
 func appendQuoted(b []byte, ok bool, value func([]byte) []byte) []byte {
 	if !ok {
 		return append(b, "null"...)
 	}
-	b = append(b, '"')
+	return append(value(append(b, '"')), '"')
+}
+
+// appendName is appendQuoted for names from the configuration, in which there
+// should be nothing to escape.
+func appendName(b []byte, ok bool, value func([]byte) []byte) []byte {
 	from := len(b)
-	b = value(b)
-	for _, c := range b[from:] {
+	b = appendQuoted(b, ok, value)
+	for _, c := range b[min(from+1, len(b)) : len(b)-1] {
 		if !jsonSafe[c] {
-			return appendJSONString(b[:from-1], string(b[from:]))
+			return appendJSONString(b[:from], string(b[from+1:len(b)-1]))
 		}
 	}
-	return append(b, '"')
+	return b
 }
 
 // appendIf appends a value, or a dash.
@@ -253,7 +256,7 @@ func (e *Ends) appendLocal(b []byte) []byte {
 	if e.LocalAddr.IsValid() {
 		return e.LocalAddr.AppendTo(b)
 	}
-	return append(b, e.Target.String()...)
+	return appendAuthority(b, e.Target)
 }
 
 func (l *accessLog) appendRemote(b []byte, a netip.AddrPort) []byte {

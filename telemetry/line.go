@@ -3,6 +3,7 @@ package telemetry
 import (
 	"encoding/json"
 	"fmt"
+	"io"
 	"log/slog"
 	"math"
 	"net/netip"
@@ -12,8 +13,21 @@ import (
 	"unicode/utf8"
 )
 
-// lineBuffers holds *[]byte in which lines are made before they are queued.
-var lineBuffers = sync.Pool{New: func() any { b := make([]byte, 0, 2048); return &b }}
+// lines holds *line, to be made and then queued.
+var lines = sync.Pool{New: func() any { return &line{b: make([]byte, 0, 2048)} }}
+
+// newLine takes an empty line from the pool; send gives it back.
+func newLine(json bool) *line {
+	l := lines.Get().(*line)
+	l.b, l.json = l.b[:0], json
+	return l
+}
+
+func (l *line) send(w io.Writer) error {
+	_, err := w.Write(l.b)
+	lines.Put(l)
+	return err
+}
 
 // A line is one line of a Log in the making: text in columns, or JSON.
 type line struct {
@@ -171,35 +185,23 @@ func appendTime(b []byte, t time.Time, digits int) []byte {
 	t = t.UTC()
 	year, month, day := t.Date()
 	hour, minute, second := t.Clock()
-	b = appendDigits(b, year, 4)
-	b = append(b, '-')
-	b = appendDigits(b, int(month), 2)
-	b = append(b, '-')
-	b = appendDigits(b, day, 2)
-	b = append(b, 'T')
-	b = appendDigits(b, hour, 2)
-	b = append(b, ':')
-	b = appendDigits(b, minute, 2)
-	b = append(b, ':')
-	b = appendDigits(b, second, 2)
-	b = append(b, '.')
-	fraction := t.Nanosecond() / 1e6
-	if digits == 6 {
-		fraction = t.Nanosecond() / 1e3
+	b = append2(append2(b, year/100%100), year%100)
+	b = append2(append(b, '-'), int(month))
+	b = append2(append(b, '-'), day)
+	b = append2(append(b, 'T'), hour)
+	b = append2(append(b, ':'), minute)
+	b = append2(append(b, ':'), second)
+	micros := t.Nanosecond() / 1e3
+	b = append2(append(b, '.'), micros/1e4)
+	if digits == 3 {
+		return append(b, byte('0'+micros/1e3%10), 'Z')
 	}
-	b = appendDigits(b, fraction, digits)
-	return append(b, 'Z')
+	return append(append2(append2(b, micros/100%100), micros%100), 'Z')
 }
 
-// appendDigits appends v, which is not negative, with zeros before it up to n
-// digits; of a greater v it appends the last n.
-func appendDigits(b []byte, v, n int) []byte {
-	var d [8]byte
-	for i := n - 1; i >= 0; i-- {
-		d[i] = byte('0' + v%10)
-		v /= 10
-	}
-	return append(b, d[:n]...)
+// append2 appends v, from 0 to 99, as two digits.
+func append2(b []byte, v int) []byte {
+	return append(b, byte('0'+v/10), byte('0'+v%10))
 }
 
 // jsonSafe tells the bytes that a JSON string holds as they are: ASCII but for

@@ -235,8 +235,7 @@ func (h *handler) Handle(_ context.Context, r slog.Record) error {
 	if when.IsZero() {
 		when = h.log.now()
 	}
-	buf := lineBuffers.Get().(*[]byte)
-	b := line{(*buf)[:0], h.log.json}
+	b := newLine(h.log.json)
 	fields := b.head(when, r.Level, h.scope.name, r.Message)
 	b.b = append(b.b, h.attrs...)
 	r.Attrs(func(a slog.Attr) bool {
@@ -244,8 +243,5 @@ func (h *handler) Handle(_ context.Context, r slog.Record) error {
 		return true
 	})
 	b.end(fields)
-	_, err := h.log.out.Write(b.b)
-	*buf = b.b
-	lineBuffers.Put(buf)
-	return err
+	return b.send(h.log.out)
 }

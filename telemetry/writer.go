@@ -44,7 +44,7 @@ type Writer struct {
 	queue  int
 	linger time.Duration
 	wake   chan struct{} // there are lines; capacity 1
-	full   chan struct{} // half the queue is used: stop lingering; capacity 1
+	full   chan struct{} // there is a batch: stop lingering; capacity 1
 	asked  chan request
 	done   chan struct{} // closed when the goroutine has ended
 
@@ -61,6 +61,10 @@ type Writer struct {
 	dropped atomic.Uint64 // for want of room
 	failed  atomic.Uint64 // because writing failed
 }
+
+// batch is how much is written at once when there is much to write: 64 KiB is
+// some 90 lines, so the system call costs each little, and stays in the cache.
+const batch = 64 << 10
 
 // A request asks the goroutine for more than to write.
 type request struct {
@@ -105,12 +109,12 @@ func (w *Writer) Write(p []byte) (int, error) {
 	}
 	w.pending = append(w.pending, p...)
 	w.lines++
-	half := len(w.pending) > w.queue/2
+	full := len(w.pending) > min(batch, w.queue/2)
 	w.mu.Unlock()
 	if first {
 		notify(w.wake)
 	}
-	if half {
+	if full {
 		notify(w.full)
 	}
 	return len(p), nil

@@ -67,14 +67,11 @@ func (l *tunnelLog) failed(rec *TCP) {
 }
 
 func (l *tunnelLog) line(now time.Time, level slog.Level, message string, rec *TCP, fields func(*line, *TCP)) {
-	buf := lineBuffers.Get().(*[]byte)
-	b := line{(*buf)[:0], l.log.json}
+	b := newLine(l.log.json)
 	from := b.head(now, level, l.access.name, message)
-	fields(&b, rec)
+	fields(b, rec)
 	b.end(from)
-	l.log.out.Write(b.b)
-	*buf = b.b
-	lineBuffers.Put(buf)
+	b.send(l.log.out)
 }
 
 func appendFailed(b *line, rec *TCP) {
@@ -197,8 +194,7 @@ func (l *tunnelLog) stepScope(rec *TCP) *scope {
 //
 //	2023-08-28T10:39:33.716634Z  INFO outbound{id=86e9…}: ztunnel::proxy::outbound: proxy to …
 func (l *tunnelLog) step(now time.Time, s *scope, rec *TCP, message func([]byte) []byte) {
-	buf := lineBuffers.Get().(*[]byte)
-	b := line{(*buf)[:0], l.log.json}
+	b := newLine(l.log.json)
 	if l.log.json {
 		var text [256]byte
 		from := b.head(now, l.steps, s.name, string(message(text[:0])))
@@ -220,9 +216,7 @@ func (l *tunnelLog) step(now time.Time, s *scope, rec *TCP, message func([]byte)
 		b.b = append(b.b, ": "...)
 		b.b = append(message(b.b), '\n')
 	}
-	l.log.out.Write(b.b)
-	*buf = b.b
-	lineBuffers.Put(buf)
+	b.send(l.log.out)
 }
 
 // span appends what identifies the connection.
