@@ -1,0 +1,5 @@
+//go:build !race && !invariants
+
+package h1
+
+const poisoned = false
