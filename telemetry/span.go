@@ -116,7 +116,8 @@ func (t Trace) context() trace.SpanContext {
 }
 
 // end ends the span of rec, with the attributes that Envoy's spans have. Spans
-// are exported later, so strings are copied.
+// are exported later, so strings are copied; one that is not UTF-8 would spoil
+// the whole batch.
 func (t *tracer) end(rec *HTTP) {
 	s := rec.span
 	rec.span = nil
@@ -147,7 +148,7 @@ func (t *tracer) attributes(rec *HTTP) []attribute.KeyValue {
 	var kv []attribute.KeyValue
 	add := func(k, v string) {
 		if v != "" {
-			kv = append(kv, attribute.String(k, strings.Clone(v)))
+			kv = append(kv, attribute.String(k, strings.Clone(strings.ToValidUTF8(v, "\ufffd"))))
 		}
 	}
 	add("component", "proxy")

@@ -4,8 +4,11 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/pprof"
+	"net/netip"
+	"strings"
 	"sync"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -25,8 +28,7 @@ const index = `<!DOCTYPE html>
 </ul>
 `
 
-// adminHandler serves the administration port. Browsers' requests from other
-// origins are refused: a page must not reach it through the user's machine.
+// adminHandler serves the administration port.
 func adminHandler(o *Options) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) {
@@ -49,7 +51,24 @@ func adminHandler(o *Options) http.Handler {
 	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
 	mux.HandleFunc("GET /debug/pprof/symbol", pprof.Symbol)
 	mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
-	return http.NewCrossOriginProtection().Handler(mux)
+	return http.NewCrossOriginProtection().Handler(localOnly(mux))
+}
+
+// localOnly refuses requests for another host than this one. With the check of
+// origins it keeps a page in somebody's browser from reaching through a
+// forwarded port, under a name that resolves to it.
+func localOnly(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		host := r.Host
+		if name, _, err := net.SplitHostPort(host); err == nil {
+			host = name
+		}
+		if _, err := netip.ParseAddr(strings.Trim(host, "[]")); err != nil && host != "localhost" {
+			http.Error(w, "admin: the host must be localhost or an address", http.StatusForbidden)
+			return
+		}
+		h.ServeHTTP(w, r)
+	})
 }
 
 func dumpHandler(dump func() any) http.HandlerFunc {
