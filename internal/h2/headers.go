@@ -330,6 +330,11 @@ func (b *block) complete() string {
 		} else if b.seen&plain != plain {
 			return "a request takes :method, :scheme and :path"
 		}
+		host, given := b.fields.Joined("host")
+		if given && b.seen&seenAuthority != 0 && !strings.EqualFold(host, b.fields.Get(":authority")) {
+			// Whoever decides by one would forward by the other.
+			return "host is not :authority"
+		}
 	case response:
 		if b.seen != seenStatus {
 			return "a response takes :status"

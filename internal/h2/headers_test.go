@@ -41,6 +41,11 @@ func TestFieldSections(t *testing.T) {
 		{request, ":method=CONNECT :authority=a:1 :path=/", false},
 		{request, ":method=CONNECT", false},
 
+		{request, ":authority=a.b:1 " + get + "host=A.b:1", true},
+		{request, ":authority=a " + get + "host=b", false},
+		{request, ":authority=a " + get + "host=a host=a", false},
+		{request, get + "host=b", true},
+
 		{request, get + "a= b=c", true},
 		{request, get + "A=b", false},
 		{request, get + `"a b"=c`, false},

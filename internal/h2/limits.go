@@ -34,9 +34,9 @@ const (
 	// cover a round trip.
 	drainWait = 5 * time.Second
 
-	// An idle-frame budget pays for the peer's credit: this many WINDOW_UPDATEs
-	// per DATA frame of ours.
-	updatesPerData = 8
+	// What a DATA frame of ours adds to the budget of idle frames: the peer will
+	// credit it. Some do so for every 4 KiB, on the stream and the connection.
+	updatesPerData = 20
 
 	minFrame      = 1 << 14
 	maxFrame      = 1<<24 - 1
@@ -68,10 +68,10 @@ type Options struct {
 	// nobody needs waking.
 	Wake func()
 
-	// MaxResets is how many streams per second the peer may cancel, or have
-	// reset by breaking the rules, before the connection is closed with
-	// ENHANCE_YOUR_CALM (CVE-2023-44487, CVE-2025-8671). The larger of 500 and
-	// twice MaxStreams. Only a server counts.
+	// MaxResets is how many streams per second a client may cancel before it
+	// has been sent any content, or have reset by breaking the rules, before the
+	// connection is closed with ENHANCE_YOUR_CALM (CVE-2023-44487,
+	// CVE-2025-8671). The larger of 500 and twice MaxStreams.
 	MaxResets int
 
 	// MaxReplies is how many frames that only answer the peer's (PING and

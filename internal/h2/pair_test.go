@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"strings"
 	"testing"
 	"time"
@@ -347,6 +348,40 @@ func TestManyFieldsDoNotFillTheEncoder(t *testing.T) {
 		if n := len(e.encode(l7.Fields{{Name: "cookie", Value: "secret"}})); n < 5 {
 			t.Errorf("a secret was indexed: it takes %d bytes", n)
 		}
+	}
+}
+
+func TestStreamNumbersAreNotUsedTwice(t *testing.T) {
+	p := newPair(t, Options{}, ignore{}, ignore{})
+	p.client.nextID = maxStreamID - 2
+	for want := range 2 {
+		if got := p.client.Available(); got != 2-want {
+			t.Errorf("got %d available, want %d", got, 2-want)
+		}
+		p.open(toTunnel, false)
+	}
+	if _, err := p.client.Open(toTunnel, false); err != ErrNoStreams {
+		t.Errorf("got %v, want ErrNoStreams", err)
+	}
+	if _, err := p.server.Open(toTunnel, false); err == nil {
+		t.Error("a server opened a stream")
+	}
+}
+
+func TestEOFIsAnError(t *testing.T) {
+	c := New(Server, Options{}, ignore{}, epoch)
+	if err := c.EOF(); !errors.Is(err, io.EOF) {
+		t.Errorf("got %v, want EOF", err)
+	}
+	if err := c.EOF(); !errors.Is(err, io.EOF) {
+		t.Errorf("again: got %v, want EOF", err)
+	}
+	p := newPair(t, Options{}, ignore{}, ignore{})
+	if err := p.server.Receive([]byte{0, 0, 8, 6}); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.server.EOF(); !errors.Is(err, io.ErrUnexpectedEOF) {
+		t.Errorf("within a frame: got %v, want unexpected EOF", err)
 	}
 }
 

@@ -410,6 +410,9 @@ func (c *Conn) resetFrame(id uint32, code ErrCode) error {
 	c.endedIDs.add(id, rememberEnded)
 	s.drop()
 	c.h.Reset(s, &StreamError{Code: code, Remote: true})
+	if s.served {
+		return c.idled(1)
+	}
 	return c.canceled()
 }
 

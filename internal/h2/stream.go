@@ -38,6 +38,7 @@ type Stream struct {
 	inEnd   bool // the peer has ended its direction
 	closing bool // ours ends when the queue is empty
 	outEnd  bool // ... has ended
+	served  bool // we have sent content
 	dead    bool // gone
 }
 
@@ -164,6 +165,7 @@ func (s *Stream) sendable(n int) int {
 func (s *Stream) put(p []byte, all bool) {
 	c := s.c
 	c.out.data(s, p, all && s.closing && s.trailers == nil)
+	s.served = true
 	s.out.avail -= int64(len(p))
 	c.outflow.avail -= int64(len(p))
 	c.spent.idle = max(0, c.spent.idle-updatesPerData)
