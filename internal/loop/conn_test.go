@@ -180,8 +180,8 @@ func TestPauseHoldsRecords(t *testing.T) {
 			e.write(peer, want)
 			peer.Close()
 		}()
+		synctest.Wait()
 		for len(d.in) < len(want) {
-			synctest.Wait()
 			had := len(d.in)
 			e.on(d.s.Resume)
 			synctest.Wait()

@@ -200,11 +200,7 @@ func (e *env) until(what string, f func() bool) {
 		if ok {
 			return
 		}
-		if e.mem != nil && e.l.poller != nil {
-			if _, inBubble := e.l.poller.(*chanPoller); inBubble {
-				synctest.Wait()
-			}
-		}
+		e.wait(100 * time.Microsecond)
 		if time.Since(start) > 10*time.Second {
 			e.Fatalf("waited for: %s", what)
 		}

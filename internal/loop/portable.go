@@ -1,6 +1,7 @@
 package loop
 
 import (
+	"io"
 	"net"
 	"time"
 
@@ -29,10 +30,11 @@ type goWire struct {
 	putErr error
 
 	// Owned by the loop.
-	in    []byte // got, or the rest of it
-	inErr error
-	busy  bool // the writer has a buffer
-	over  bool
+	in     []byte // got, or the rest of it
+	inErr  error
+	outErr error
+	busy   bool // the writer has a buffer
+	over   bool
 }
 
 // A writeOp is something for the writer to do: write buf and free it, or end our
@@ -96,7 +98,10 @@ func (w *goWire) onArrived() {
 
 func (w *goWire) read(p []byte) (int, error) {
 	if len(w.in) == 0 {
-		if w.inErr != nil {
+		switch {
+		case w.inErr == io.EOF && w.outErr != nil:
+			return 0, w.outErr
+		case w.inErr != nil:
 			return 0, w.inErr
 		}
 		return 0, errWait
@@ -138,20 +143,24 @@ func (w *goWire) onLeft() {
 	if w.over {
 		return
 	}
-	w.busy = false
-	if w.putErr != nil {
-		w.s.writeFailed(w.putErr)
-		return
+	switch w.outErr = w.putErr; {
+	case w.outErr == nil:
+		w.busy = false
+		w.s.writable()
+	case w.inErr == nil && w.s.reads():
+		// The reader is about to be told as well, after what the peer sent before
+		// it gave up. Until then the wire stays busy.
+	default:
+		w.s.writeFailed(w.outErr)
 	}
-	w.s.writable()
 }
 
 func (w *goWire) write(p []byte) (int, error) {
 	switch {
 	case w.busy || len(p) == 0:
 		return 0, nil
-	case w.putErr != nil:
-		return 0, w.putErr
+	case w.outErr != nil:
+		return 0, w.outErr
 	}
 	b := bufs.Get(len(p))
 	b.B = append(b.B, p[:min(len(p), cap(b.B))]...)

@@ -455,7 +455,8 @@ func (s *Socket) finish() {
 	}
 	s.loop.forget(s)
 	switch {
-	case s.w == nil:
+	case s.w == nil: // never got so far
+		s.drop()
 	case s.reset:
 		s.w.abort()
 	default:

@@ -14,8 +14,8 @@ type Timer struct {
 }
 
 // After has t fire once, d after the beginning of this batch. A Timer that is
-// armed is armed anew. A Timer that re-arms itself with nothing fires in the
-// next batch.
+// armed is armed anew. A Timer that re-arms itself with nothing fires again
+// in a later batch.
 func (l *Loop) After(t *Timer, d time.Duration) {
 	t.timers = &l.timers
 	l.timers.arm(t, l.at+max(d, 1))
