@@ -228,8 +228,6 @@ func (c *Client) settle() {
 	}
 	c.open = false
 	switch {
-	case c.stray:
-		c.fail(errStray)
 	case c.eof:
 		if c.out.close(); c.out.content+c.out.framing == 0 {
 			c.end(nil)
@@ -237,6 +235,8 @@ func (c *Client) settle() {
 	case !c.persistent:
 		c.in.stage = dropping
 		c.out.close()
+	case c.stray:
+		c.fail(errStray)
 	}
 }
 

@@ -141,6 +141,10 @@ func TestClientScripts(t *testing.T) {
 		events: "response 200 length=0 end=true\n  content-length: 1\n" +
 			"closed bytes that belong to no response\n",
 	}, {
+		name: "more than the last response", eof: true,
+		in:     lines("HTTP/1.1 200 OK\nContent-Length: 1\nConnection: close\n\nxy"),
+		events: "response 200 length=1 end=false\n  content-length: 1\ncontent \"x\"\nend\nclosed well\n",
+	}, {
 		name: "no response", eof: true, reset: true,
 		in:     "",
 		events: "reset connection closed before a response\nclosed connection closed before a response\n",
@@ -217,6 +221,10 @@ func TestClientWritesRequests(t *testing.T) {
 				{Name: "transfer-encoding", Value: "chunked"}, {Name: "content-length", Value: "77"}, {Name: "upgrade", Value: "h2c"},
 				{Name: "proxy-connection", Value: "x"}, {Name: "te", Value: "trailers"}}}, nil,
 			"GET / HTTP/1.1\nhost: a\na: b\nconnection: te\nte: trailers\ncontent-length: 0\n\n"},
+		{"cookies in pieces",
+			l7.Request{Method: "GET", Authority: "a", Path: "/", Fields: l7.Fields{
+				{Name: "cookie", Value: "a=1"}, {Name: "b", Value: "2"}, {Name: "cookie", Value: "c=3"}, {Name: "cookie", Value: "d=4"}}}, nil,
+			"GET / HTTP/1.1\nhost: a\ncookie: a=1; c=3; d=4\nb: 2\n\n"},
 		{"post without content", l7.Request{Method: "POST", Authority: "a", Path: "/"}, nil, "POST / HTTP/1.1\nhost: a\ncontent-length: 0\n\n"},
 		{"options", l7.Request{Method: "OPTIONS", Path: "*"}, nil, "OPTIONS * HTTP/1.1\nhost: \n\n"},
 		{"upgrade", l7.Request{Method: "GET", Authority: "a", Path: "/", Upgrade: "websocket"}, nil,
@@ -265,6 +273,7 @@ func TestClientRequestErrors(t *testing.T) {
 		"line end in the host":   func(r *l7.Request) { r.Authority = "a\r\nb: c" },
 		"user in the host":       func(r *l7.Request) { r.Authority = "u@a" },
 		"value":                  func(r *l7.Request) { r.Fields = l7.Fields{{Name: "a", Value: "b\nc"}} },
+		"second cookie":          func(r *l7.Request) { r.Fields = l7.Fields{{Name: "cookie", Value: "a"}, {Name: "cookie", Value: "\n"}} },
 		"name":                   func(r *l7.Request) { r.Fields = l7.Fields{{Name: "a\r\nb", Value: "c"}} },
 		"name in upper case":     func(r *l7.Request) { r.Fields = l7.Fields{{Name: "Transfer-Encoding", Value: "chunked"}} },
 		"pseudo-field":           func(r *l7.Request) { r.Fields = l7.Fields{{Name: ":path", Value: "/"}} },
@@ -285,169 +294,4 @@ func TestClientRequestErrors(t *testing.T) {
 	want(t, "upgrade with content", c.Request(r, false), ErrInvalid)
 	want(t, "Request", c.Request(ok(), true), nil)
 	want(t, "Request again", c.Request(ok(), true), ErrState)
-}
-
-func TestClientReuse(t *testing.T) {
-	holdsNothing(t)
-	w := &wire{}
-	c := NewClient(w, nil, Limits{})
-	for i := range 3 {
-		a := &answered{c: c}
-		a.done = func() { want(t, "Reusable when told of the end", c.Reusable(), true) }
-		c.Attach(a)
-		if err := c.Request(get(fmt.Sprintf("/%d", i)), true); err != nil {
-			t.Fatal(err)
-		}
-		want(t, "Reusable", c.Reusable(), false)
-		c.Data([]byte(lines("HTTP/1.1 200 OK\nContent-Length: 2\n\nok")))
-		want(t, "body", a.body, "ok")
-		c.Detach()
-	}
-	pool := &answered{c: c}
-	c.Attach(pool)
-	c.EOF()
-	want(t, "events", pool.String(), "closed well\n")
-	want(t, "Reusable", c.Reusable(), false)
-	want(t, "closed", w.closed, true)
-	want(t, "Request", c.Request(get("/"), true), ErrState)
-}
-
-// A destination answers a request that has not been asked: the next to ask must
-// not get it.
-func TestClientStrayBytesAreNoResponse(t *testing.T) {
-	w := &wire{}
-	c := NewClient(w, nil, Limits{})
-	a := &answered{c: c}
-	a.done = func() { want(t, "Reusable", c.Reusable(), false) }
-	c.Attach(a)
-	_ = c.Request(get("/1"), true)
-	c.Data([]byte(strings.Repeat(lines("HTTP/1.1 200 OK\nContent-Length: 2\n\nok"), 2)))
-	want(t, "reset", w.reset, true)
-	want(t, "err", w.err, error(errStray))
-
-	w = &wire{}
-	pool := &answered{}
-	c = NewClient(w, pool, Limits{})
-	c.Data([]byte("HTTP/1.1 408 Request Timeout\r\n\r\n"))
-	want(t, "reset", w.reset, true)
-	want(t, "events", pool.String(), "closed bytes that belong to no response\n")
-}
-
-func TestClientNextRequestFromEnd(t *testing.T) {
-	w := &wire{}
-	c := NewClient(w, nil, Limits{})
-	a := &answered{c: c}
-	left := 2
-	a.done = func() {
-		if left--; left > 0 {
-			want(t, "Request", c.Request(get("/2"), true), nil)
-		}
-	}
-	c.Attach(a)
-	_ = c.Request(get("/1"), true)
-	for range 2 {
-		c.Data([]byte(lines("HTTP/1.1 200 OK\nContent-Length: 2\n\nok")))
-	}
-	want(t, "body", a.body, "okok")
-	want(t, "Reusable", c.Reusable(), true)
-}
-
-func TestClientCreditsAndSent(t *testing.T) {
-	w := &wire{tight: true}
-	h := &stingy{}
-	c := NewClient(w, h, Limits{})
-	post := &l7.Request{Method: "POST", Authority: "a", Path: "/", Length: 4}
-	w.room = 10
-	_ = c.Request(post, false)
-	framing := w.queued
-	want(t, "Write", c.Write([]byte("abcd")), 4)
-	w.drain(c, framing+1)
-	c.End(nil)
-	in := lines("HTTP/1.1 200 OK\nContent-Length: 5\n\nhello")
-	c.Data([]byte(in))
-	want(t, "credited", w.credited, len(in)-5)
-	want(t, "Reusable with bytes waiting", c.Reusable(), false)
-	w.drain(c, 3)
-	want(t, "sent", h.sent, 4)
-	want(t, "Reusable", c.Reusable(), true)
-	c.Credit(2)
-	want(t, "credited", w.credited, len(in)-3)
-	c.Detach()
-	want(t, "credited", w.credited, len(in))
-	c.Credit(2)
-	want(t, "credited", w.credited, len(in))
-}
-
-// stingy is a handler that credits nothing.
-type stingy struct {
-	answered
-	sent int
-}
-
-func (*stingy) Content([]byte)                  {}
-func (*stingy) Response(r *l7.Response, _ bool) {}
-func (*stingy) End(l7.Fields)                   {}
-func (s *stingy) Sent(n int)                    { s.sent += n }
-
-func TestClientRefusesWrongLengths(t *testing.T) {
-	for _, f := range []func(*Client){
-		func(c *Client) { c.Write([]byte("abcde")) },
-		func(c *Client) { c.Write([]byte("abc")); c.End(nil) },
-	} {
-		w, a := &wire{}, &answered{}
-		c := NewClient(w, a, Limits{})
-		_ = c.Request(&l7.Request{Method: "POST", Authority: "a", Path: "/", Length: 4}, false)
-		f(c)
-		want(t, "err", w.err, ErrLength)
-		want(t, "events", a.String(), "reset content does not have the declared length\nclosed content does not have the declared length\n")
-	}
-}
-
-func TestClientSwitched(t *testing.T) {
-	w, a := &wire{}, &answered{}
-	c := NewClient(w, a, Limits{})
-	a.c = c
-	_ = c.Request(&l7.Request{Method: "GET", Authority: "a", Path: "/", Upgrade: "websocket"}, true)
-	want(t, "Write before the 101", c.Write([]byte("x")), 0)
-	c.Data([]byte(lines("HTTP/1.1 101 Switching Protocols\nUpgrade: websocket\nConnection: upgrade\n\n")))
-	w.out.Reset()
-	c.Write([]byte("raw\r\n"))
-	want(t, "output", w.out.String(), "raw\r\n")
-	c.EOF()
-	want(t, "closed", w.closed, false)
-	c.Write([]byte("more"))
-	c.End(nil)
-	want(t, "closed", w.closed, true)
-	want(t, "output", w.out.String(), "raw\r\nmore")
-	want(t, "events", a.String(), "response 101 length=0 end=false\n  upgrade to websocket\nend\nclosed well\n")
-	want(t, "Reusable", c.Reusable(), false)
-}
-
-func TestClientCloseAndReset(t *testing.T) {
-	w, a := &wire{}, &answered{}
-	c := NewClient(w, a, Limits{})
-	c.Close()
-	want(t, "closed", w.closed, true)
-	want(t, "Reusable", c.Reusable(), false)
-	c.Data([]byte("late"))
-	c.EOF()
-	want(t, "events", a.String(), "closed well\n")
-
-	w, a = &wire{}, &answered{}
-	c = NewClient(w, a, Limits{})
-	_ = c.Request(get("/"), true)
-	c.Close()
-	want(t, "reset", w.reset, true)
-	want(t, "events", a.String(), "")
-
-	w, a = &wire{}, &answered{}
-	c = NewClient(w, a, Limits{})
-	_ = c.Request(get("/"), true)
-	c.Reset(errTest)
-	c.Data([]byte("HTTP/1.1 200 OK\r\n\r\n"))
-	c.EOF()
-	c.Sent(1)
-	c.Abort(nil)
-	c.Flush()
-	want(t, "events", a.String(), "reset gone\nclosed gone\n")
 }

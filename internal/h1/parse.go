@@ -221,7 +221,8 @@ func (h *head) framing(minor byte) *Error {
 	case minor == 0:
 		return errCoding10
 	case !h.chunked:
-		if i := bytes.LastIndexByte([]byte(h.coding), ','); i >= 0 && equalFold(trim([]byte(h.coding[i+1:])), "chunked") {
+		list := bytesOf(h.coding)
+		if i := bytes.LastIndexByte(list, ','); i >= 0 && equalFold(trim(list[i+1:]), "chunked") {
 			return errCodingUnknown
 		}
 		return errCoding

@@ -52,6 +52,10 @@ type ServerHandler interface {
 
 // A Server is the serving end of one HTTP/1.1 connection. It is the Receiver
 // of its stream; every call is made on the stream's loop.
+//
+// It ends a connection by closing our direction and waiting for the client to
+// close its own, so that what was written last is not lost to a reset. It has no
+// clock: who wants to wait no longer calls Abort.
 type Server struct {
 	// Immutable.
 	stream flow.Stream

@@ -21,20 +21,25 @@ var lower = func() (t [256]byte) {
 }()
 
 // validValue reports whether v has no control byte but tabs. Eight bytes at a
-// time: most of a head is values.
+// time, the last eight twice if need be: most of a head is values.
 func validValue(v []byte) bool {
 	const ones, tops = 0x0101010101010101, 0x8080808080808080
-	for len(v) >= 8 {
-		x := binary.LittleEndian.Uint64(v)
+	if len(v) < 8 {
+		return plain(v)
+	}
+	for i := 0; ; i += 8 {
+		i = min(i, len(v)-8)
+		x := binary.LittleEndian.Uint64(v[i:])
 		// A byte below 0x20, or 0x7f, sets a top bit; so may its neighbour, and
 		// then the slow loop decides.
 		del := x ^ ones*0x7f
-		if ((x-ones*0x20)&^x|(del-ones)&^del)&tops != 0 && !plain(v[:8]) {
+		if ((x-ones*0x20)&^x|(del-ones)&^del)&tops != 0 && !plain(v[i:i+8]) {
 			return false
 		}
-		v = v[8:]
+		if i == len(v)-8 {
+			return true
+		}
 	}
-	return plain(v)
 }
 
 func plain(v []byte) bool {

@@ -184,14 +184,19 @@ func (o *outgoing) close() {
 // appendFields appends the fields that are the message's own: those of the
 // connection and of its framing are written by who knows them. ok is false when
 // one cannot be written.
-func appendFields(b []byte, fields l7.Fields, host bool) (_ []byte, ok bool) {
+func appendFields(b []byte, fields l7.Fields, request bool) (_ []byte, ok bool) {
+	cookies := 0
 	for i := range fields {
 		f := &fields[i]
 		switch f.Name {
 		case "connection", "keep-alive", "proxy-connection", "te", "transfer-encoding", "upgrade", "content-length":
 			continue
 		case "host":
-			if host {
+			if request {
+				continue
+			}
+		case "cookie":
+			if cookies++; request && cookies > 1 {
 				continue
 			}
 		}
@@ -199,6 +204,26 @@ func appendFields(b []byte, fields l7.Fields, host bool) (_ []byte, ok bool) {
 			return b, false
 		}
 		b = appendField(b, f.Name, f.Value)
+		if f.Name == "cookie" && request {
+			if b, ok = appendCookies(b, fields[i+1:]); !ok {
+				return b, false
+			}
+		}
+	}
+	return b, true
+}
+
+// appendCookies adds further cookie fields to the one that b ends with: HTTP/2
+// may cut it up, and HTTP/1.1 may not see the pieces (RFC 9113, section 8.2.3).
+func appendCookies(b []byte, fields l7.Fields) (_ []byte, ok bool) {
+	for i := range fields {
+		if f := &fields[i]; f.Name == "cookie" {
+			if !validField(f) {
+				return b, false
+			}
+			b = append(b[:len(b)-len(crlf)], "; "...)
+			b = append(append(b, f.Value...), crlf...)
+		}
 	}
 	return b, true
 }

@@ -38,10 +38,13 @@ func (f Fields) Has(name string) bool {
 }
 
 // Joined returns the values of every field called name joined by commas (RFC
-// 9110, section 5.3), and whether there was one. It allocates only when the
-// field is repeated.
+// 9110, section 5.3; cookies, by semicolons: RFC 9113, section 8.2.3), and
+// whether there was one. It allocates only when the field is repeated.
 func (f Fields) Joined(name string) (value string, ok bool) {
-	n := 0
+	n, by := 0, ","
+	if name == "cookie" {
+		by = "; "
+	}
 	for i := range f {
 		if f[i].Name != name {
 			continue
@@ -49,7 +52,7 @@ func (f Fields) Joined(name string) (value string, ok bool) {
 		if n++; n == 1 {
 			value = f[i].Value
 		} else {
-			value += "," + f[i].Value
+			value += by + f[i].Value
 		}
 	}
 	return value, n > 0
