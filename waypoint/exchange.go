@@ -1,0 +1,221 @@
+package waypoint
+
+import (
+	"time"
+
+	"github.com/waystone-mesh/waystone/authz"
+	"github.com/waystone-mesh/waystone/internal/bufs"
+	"github.com/waystone-mesh/waystone/internal/config"
+	"github.com/waystone-mesh/waystone/internal/l7"
+	"github.com/waystone-mesh/waystone/internal/mesh"
+	"github.com/waystone-mesh/waystone/routing"
+	"github.com/waystone-mesh/waystone/telemetry"
+)
+
+// A step is where an exchange is on its way.
+type step uint8
+
+const (
+	stepNone step = iota // free, or over
+	stepAuthorize
+	stepConsult
+	stepRoute
+	stepOriginate
+	stepForward
+	stepRefuse
+	stepParked  // waits for somebody who holds a ticket
+	stepStreams // content flows; events carry it from here
+)
+
+// An exchange is one request and its response. It belongs to its session's
+// worker, and goes back to that worker's free list when both sides are done.
+type exchange struct {
+	session *session
+	client  client
+	up      upstream
+	step    step
+	gen     uint32 // counts waits and lives: a ticket of another generation is stale
+	cancel  func() // what to call to stop waiting, or nil
+
+	req     l7.Request
+	arena   l7.Arena // owns the strings of req
+	rawPath string   // the path as it came, for the log
+	input   authz.Input
+
+	slot     **exchange // where its owner keeps it
+	rule     *routing.Rule
+	backend  *routing.Backend
+	dest     *config.Destination // whose endpoints serve it: the session's, or a backend's
+	endpoint *mesh.Endpoint
+	attempts int
+	tried    [maxAttempts]*mesh.Workload // endpoints that failed before anything was sent
+	refusal  refusal
+
+	held       bufs.Queue // request content that waits for an upstream, not credited
+	replay     bufs.Queue // request content that went upstream, kept for a retry
+	keepReplay bool       // replay holds all that went upstream
+	owed       int        // bytes written upstream and not yet credited to the client
+	stale      int        // bytes queued upstream that are credited already: a replay
+	trailers   l7.Fields  // of the request, when they came before the upstream
+
+	requestEnded  bool // the client has sent everything
+	responded     bool // a final head went to the client
+	responseEnded bool // and the whole response was written
+	upgraded      bool // 101: raw bytes both ways until both ends are closed
+	gathering     bool // parked until enough content is held for the consultant
+	consulted     bool
+	reported      bool
+
+	rec    telemetry.HTTP
+	sentAt time.Time // when the head went upstream
+}
+
+// A ticket lets whoever an exchange waits for resume it: once, and only while it
+// still waits.
+type ticket struct {
+	x   *exchange
+	gen uint32
+}
+
+// park makes the exchange wait for whoever gets the ticket.
+func (x *exchange) park() ticket {
+	x.gen++
+	x.step = stepParked
+	return ticket{x, x.gen}
+}
+
+func (t ticket) stale() bool { return t.x.gen != t.gen || t.x.step != stepParked }
+
+// resume continues the exchange at s. It runs on the exchange's loop; a stale
+// ticket does nothing.
+func (t ticket) resume(s step) {
+	if t.stale() {
+		return
+	}
+	t.x.gen++
+	t.x.cancel = nil
+	t.x.step = s
+	t.x.run()
+}
+
+// begin takes a request head from a client, which is lent, and runs it.
+func (x *exchange) begin(r *l7.Request, end bool) {
+	x.req = x.arena.Request(r)
+	x.rawPath = x.req.Path
+	x.requestEnded = end
+	x.keepReplay = true
+	x.recordRequest()
+	x.step = stepAuthorize
+	x.run()
+}
+
+// run carries a request from its head to its upstream, from the step it is at.
+// It runs on the loop and never blocks: a step that must wait parks the
+// exchange, and whoever was waited for resumes it here.
+func (x *exchange) run() {
+	for {
+		switch x.step {
+		case stepAuthorize:
+			x.step = x.authorize()
+		case stepConsult:
+			x.step = x.consult()
+		case stepRoute:
+			x.step = x.route()
+		case stepOriginate:
+			x.step = x.originate()
+		case stepForward:
+			x.step = x.forward()
+		case stepRefuse:
+			x.step = x.refuse()
+		default:
+			return
+		}
+	}
+}
+
+// authorize asks the policies of the destination, as they are now.
+func (x *exchange) authorize() step {
+	w := x.session.worker
+	if bufs.InUse() > w.options.Budget {
+		return x.fail(errOverloaded)
+	}
+	path, err := routing.Normalize(w.options.Normalization, x.req.Path)
+	if err != nil {
+		return x.fail(&badRequestError{err})
+	}
+	x.req.Path = path
+	if x.dest = x.session.destination(); x.dest == nil {
+		return x.fail(errNoDestination)
+	}
+	x.input = x.session.input
+	x.input.HTTP = &x.req
+	if v := x.dest.Policies.Check(&x.input); !v.Allowed {
+		return x.fail(&deniedError{v})
+	}
+	return stepConsult
+}
+
+// consult asks the external authorizer, if there is one, with as much of the
+// content as it wants to see.
+func (x *exchange) consult() step {
+	c := x.session.worker.options.Consultant
+	if c == nil || x.consulted {
+		return stepRoute
+	}
+	if !x.requestEnded && x.held.Len() < c.Content {
+		x.gathering = true
+		x.park()
+		return x.step
+	}
+	x.consulted = true
+	loop, t := x.session.worker.loop, x.park()
+	content := make([]byte, 0, x.held.Len())
+	x.held.Each(func(p []byte) { content = append(content, p...) })
+	x.cancel = c.Ask(x.req.Clone(), content, func(err error) {
+		loop.Do(func() {
+			if t.stale() {
+				return
+			}
+			if err != nil {
+				x.refusal = refusalFor(&consultedError{err})
+				t.resume(stepRefuse)
+				return
+			}
+			t.resume(stepRoute)
+		})
+	})
+	return x.step
+}
+
+// route finds the rule that applies and does to the head what it says.
+func (x *exchange) route() step {
+	w := x.session.worker
+	if x.rule = x.dest.Routes.Match(&x.req); x.rule == nil {
+		return x.fail(errNoRoute)
+	}
+	x.rec.RouteName = x.rule.Name
+	if resp, ok := x.rule.Redirect(&x.req, x.input.Dest.Port()); ok {
+		return x.answer(resp)
+	}
+	x.backend = x.rule.PickBackend(w.random())
+	switch {
+	case x.backend == nil:
+		return x.fail(errNoWeight)
+	case x.backend.Invalid != "":
+		return x.fail(&routeError{x.backend.Invalid})
+	}
+	x.rule.ApplyRequest(&x.req)
+	x.backend.ApplyRequest(&x.req)
+	if x.backend.Service != (mesh.Hostname{}) {
+		if x.dest = w.options.Store.Snapshot().Backend(x.backend.Service, x.backend.Port); x.dest == nil {
+			return x.fail(errNoBackend)
+		}
+	}
+	return stepOriginate
+}
+
+// fail makes err the answer.
+func (x *exchange) fail(err error) step {
+	x.refusal = refusalFor(err)
+	return stepRefuse
+}

@@ -1,0 +1,135 @@
+package waypoint
+
+import (
+	"errors"
+
+	"github.com/waystone-mesh/waystone/internal/h2"
+	"github.com/waystone-mesh/waystone/internal/hbone"
+	"github.com/waystone-mesh/waystone/internal/mesh"
+	"github.com/waystone-mesh/waystone/routing"
+)
+
+// maxAttempts is how many endpoints are tried for one request: the first and two
+// more, Istio's default.
+const maxAttempts = 3
+
+// originate chooses an endpoint and gets a connection to it: one at hand, or one
+// to wait for.
+func (x *exchange) originate() step {
+	w := x.session.worker
+	if x.endpoint = x.choose(); x.endpoint == nil {
+		return x.fail(errNoEndpoint)
+	}
+	x.endpoint.Load.Add(1)
+	x.tried[x.attempts] = x.endpoint.Workload
+	x.attempts++
+	x.recordEndpoint()
+	o := w.origin(x.dest.Service, x.endpoint, x.upstreamHTTP2())
+	if x.up = o.take(x); x.up != nil {
+		return stepForward
+	}
+	t := x.park()
+	x.cancel = o.open(t)
+	return x.step
+}
+
+// connected resumes an exchange with the connection it waited for.
+func (t ticket) connected(up upstream) {
+	t.x.up = up
+	t.resume(stepForward)
+}
+
+// failed resumes an exchange whose connection did not come about. Nothing was
+// sent, so another endpoint may be tried.
+func (t ticket) failed(err error) {
+	if t.stale() {
+		return
+	}
+	x := t.x
+	if x.retry(&connectError{err}) {
+		t.resume(stepOriginate)
+		return
+	}
+	x.refusal = refusalFor(&connectError{err})
+	t.resume(stepRefuse)
+}
+
+// retry reports whether the request may go to another endpoint, and if so
+// forgets this one.
+func (x *exchange) retry(err error) bool {
+	if x.attempts == maxAttempts || !x.replayable() {
+		return false
+	}
+	var connect *connectError
+	if !errors.As(err, &connect) && !h2.Refused(err) {
+		return false // some of it may have been acted upon
+	}
+	x.leaveEndpoint()
+	return true
+}
+
+// replayable reports whether everything that went upstream is still at hand.
+func (x *exchange) replayable() bool { return x.keepReplay && !x.upgraded }
+
+func (x *exchange) leaveEndpoint() {
+	if x.endpoint != nil {
+		x.endpoint.Load.Add(-1)
+		x.endpoint = nil
+	}
+}
+
+// choose picks the less loaded of two ready endpoints, leaving out those that
+// were tried unless there is no other.
+func (x *exchange) choose() *mesh.Endpoint {
+	w := x.session.worker
+	if x.dest.Workload != nil {
+		return x.session.direct(x.dest.Workload)
+	}
+	all := x.dest.Endpoints
+	if x.attempts == 0 {
+		return routing.LeastLoaded(all, w.random())
+	}
+	fresh := make([]mesh.Endpoint, 0, len(all)) // a retry may allocate
+	for i := range all {
+		if !x.wasTried(all[i].Workload) {
+			fresh = append(fresh, all[i])
+		}
+	}
+	if len(fresh) == 0 {
+		fresh = all
+	}
+	return routing.LeastLoaded(fresh, w.random())
+}
+
+func (x *exchange) wasTried(w *mesh.Workload) bool {
+	for _, t := range x.tried[:x.attempts] {
+		if t == w {
+			return true
+		}
+	}
+	return false
+}
+
+// upstreamHTTP2 reports whether the endpoint is spoken to in HTTP/2: where the
+// port says so, and where nothing is said and the client does.
+func (x *exchange) upstreamHTTP2() bool {
+	if x.req.Upgrade != "" {
+		return false
+	}
+	if p := x.dest.Port; p != nil {
+		switch p.Protocol {
+		case mesh.HTTP2, mesh.GRPC:
+			return true
+		case mesh.HTTP1:
+			return false
+		}
+	}
+	_, http2 := x.client.(*h2Client)
+	return http2
+}
+
+// connectTo is the CONNECT for an endpoint: its own address, as node tunnels
+// expect it.
+func (w *worker) connectTo(e *mesh.Endpoint) *hbone.Connect {
+	return &hbone.Connect{Authority: mesh.Authority{IP: e.Addr.Addr(), Port: e.Addr.Port()}}
+}

@@ -1,0 +1,179 @@
+package waypoint
+
+import (
+	"context"
+	"net/netip"
+	"time"
+
+	"github.com/waystone-mesh/waystone/internal/flow"
+	"github.com/waystone-mesh/waystone/internal/hbone"
+	"github.com/waystone-mesh/waystone/internal/identity"
+	"github.com/waystone-mesh/waystone/internal/l7"
+	"github.com/waystone-mesh/waystone/internal/loop"
+	"github.com/waystone-mesh/waystone/internal/mesh"
+)
+
+// An upstream is the side of an exchange that answers: an HTTP/1.1 connection to
+// an endpoint ([h1Upstream]) or a stream of an HTTP/2 one ([h2Upstream]).
+type upstream interface {
+	Request(r *l7.Request, end bool) error
+	Write(p []byte) (queued int)
+	End(trailers l7.Fields)
+	Credit(n int)
+	Abort(err error)
+
+	// release gives the upstream back. Whole says that the request was sent to
+	// its end, without which nothing else can follow on it.
+	release(whole bool)
+}
+
+// An originKey is an endpoint as a service reaches it. A workload that was
+// replaced is another pointer, and so its successor never inherits a connection.
+type originKey struct {
+	workload *mesh.Workload
+	service  *mesh.Service
+	addr     netip.AddrPort
+	http2    bool
+}
+
+// An origin is what a worker holds open to one endpoint.
+type origin struct {
+	worker *worker
+	key    originKey
+	wants  string        // who must answer, as hbone.Key spells it
+	idle   []*h1Upstream // the most recently used last
+	conns  []*h2Origin
+}
+
+// origin returns what w holds open to e, which may be nothing yet.
+func (w *worker) origin(s *mesh.Service, e *mesh.Endpoint, http2 bool) *origin {
+	if s != nil && len(s.SANs) == 0 {
+		s = nil // only its names make a difference
+	}
+	key := originKey{e.Workload, s, e.Addr, http2}
+	o := w.origins[key]
+	if o == nil {
+		o = &origin{worker: w, key: key, wants: accepted(e.Workload, s)}
+		w.origins[key] = o
+	}
+	return o
+}
+
+// accepted returns the identities that may answer for e as an endpoint of s.
+func accepted(e *mesh.Workload, s *mesh.Service) string {
+	ids := []identity.ID{e.Identity()}
+	if s != nil {
+		for _, san := range s.SANs {
+			if id, err := identity.Parse(san); err == nil {
+				ids = append(ids, id)
+			}
+		}
+	}
+	return identity.JoinIDs(ids...)
+}
+
+// take returns an upstream that is at hand, bound to x, or nil.
+func (o *origin) take(x *exchange) upstream {
+	if o.key.http2 {
+		for _, c := range o.conns {
+			if up := c.stream(x); up != nil {
+				return up
+			}
+		}
+		return nil
+	}
+	for n := len(o.idle); n > 0; n-- {
+		u := o.idle[n-1]
+		o.idle[n-1] = nil
+		o.idle = o.idle[:n-1]
+		if u.Reusable() {
+			u.x = x
+			return u
+		}
+		u.Close()
+	}
+	return nil
+}
+
+// open makes a new connection for whoever holds t, and returns how to stop
+// waiting for it. An HTTP/2 connection that is being opened already is shared.
+func (o *origin) open(t ticket) (cancel func()) {
+	if o.key.http2 {
+		return o.openHTTP2(t)
+	}
+	return o.openHTTP1(t)
+}
+
+// dial opens a stream of bytes to the endpoint: a tunnel, or a plain connection
+// to one that is not in the mesh. ready is called once, on the loop, with how to
+// install the receiver.
+func (o *origin) dial(ready func(leg flow.Stream, attach func(flow.Receiver), err error)) (cancel func()) {
+	w := o.worker
+	if o.key.workload.Tunnel == mesh.HBONE {
+		key := hbone.Key{Self: w.options.Self, Wants: o.wants, Addr: netip.AddrPortFrom(o.key.addr.Addr(), w.options.HBONEPort)}
+		c := &hbone.Connect{Authority: mesh.Authority{IP: o.key.addr.Addr(), Port: o.key.addr.Port()}}
+		return w.pool.Open(key, c, nil, func(t *hbone.Tunnel, err error) {
+			if err != nil {
+				ready(nil, nil, err)
+				return
+			}
+			ready(t, t.SetReceiver, nil)
+		})
+	}
+	ctx, stop := context.WithTimeout(context.Background(), w.options.ConnectTimeout)
+	go w.dialPlain(ctx, stop, o.key.addr, ready)
+	return stop
+}
+
+func (w *worker) dialPlain(ctx context.Context, stop func(), addr netip.AddrPort, ready func(flow.Stream, func(flow.Receiver), error)) {
+	defer stop()
+	nc, err := w.options.Dial(ctx, netip.Addr{}, addr)
+	w.loop.Do(func() {
+		if err != nil {
+			ready(nil, nil, err)
+			return
+		}
+		t := loop.NewTCP(w.loop, loop.Plain(nc), w.options.window(), nil)
+		ready(t, t.SetReceiver, nil)
+	})
+}
+
+// park keeps an idle HTTP/1.1 connection for later.
+func (o *origin) park(u *h1Upstream) {
+	u.x, u.since = nil, o.worker.loop.Now()
+	o.idle = append(o.idle, u)
+}
+
+// expire closes what nobody has used for a while.
+func (o *origin) expire(now time.Time, idle time.Duration) {
+	keep := o.idle[:0]
+	for _, u := range o.idle {
+		if now.Sub(u.since) > idle || !u.Reusable() {
+			u.Close()
+			continue
+		}
+		keep = append(keep, u)
+	}
+	clear(o.idle[len(keep):])
+	o.idle = keep
+	for _, c := range o.conns {
+		if c.inner != nil && c.inner.conn.Active() == 0 && now.Sub(c.since) > idle {
+			c.inner.die()
+		}
+	}
+}
+
+// close ends every connection that is not in use.
+func (o *origin) close() {
+	for _, u := range o.idle {
+		u.Close()
+	}
+	o.idle = nil
+	for _, c := range o.conns {
+		if c.inner != nil {
+			c.inner.die()
+		}
+	}
+}
+
+func (o *origin) empty() bool { return len(o.idle) == 0 && len(o.conns) == 0 }

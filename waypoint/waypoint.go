@@ -1,0 +1,188 @@
+package waypoint
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"net/netip"
+	"time"
+
+	"github.com/waystone-mesh/waystone/internal/config"
+	"github.com/waystone-mesh/waystone/internal/h1"
+	"github.com/waystone-mesh/waystone/internal/h2"
+	"github.com/waystone-mesh/waystone/internal/hbone"
+	"github.com/waystone-mesh/waystone/internal/identity"
+	"github.com/waystone-mesh/waystone/internal/l7"
+	"github.com/waystone-mesh/waystone/internal/loop"
+	"github.com/waystone-mesh/waystone/routing"
+	"github.com/waystone-mesh/waystone/telemetry"
+)
+
+// Options is what a Waypoint is made of. The fields of the first group are
+// required; the zero value of each other field means its default.
+type Options struct {
+	Self      identity.ID // who we are, to clients and to destinations
+	Identity  identity.Source
+	Store     *config.Store // configured with our Gateway's view
+	Telemetry *telemetry.Telemetry
+	Loops     *loop.Group
+	Dial      func(ctx context.Context, src netip.Addr, dst netip.AddrPort) (net.Conn, error)
+
+	Log           *slog.Logger // discards
+	Aliases       []string     // further trust domains that mean ours
+	Network       string       // the network we are in
+	Normalization routing.Normalization
+	Baggage       string // what a 200 says about us; nothing
+
+	HBONE          h2.Options    // connections between proxies
+	HTTP2          h2.Options    // HTTP/2 inside tunnels
+	HTTP1          h1.Limits     // HTTP/1.1 inside tunnels
+	HBONEPort      uint16        // where node tunnels listen; 15008
+	MaxAge         time.Duration // of a client's HBONE connection, jittered by a tenth; none
+	ConnectTimeout time.Duration // 10 s, Istio's
+	PoolIdle       time.Duration // how long an unused HBONE connection is kept; 5 min
+	UpstreamIdle   time.Duration // how long an unused connection to an endpoint is kept; 1 min
+
+	// Budget is how many bytes of buffers may be out in the whole process before
+	// new requests are shed with 503; 256 MiB.
+	Budget int64
+
+	// Consultant is asked about every request that the policies let pass; nobody.
+	Consultant *Consultant
+}
+
+// A Consultant is an external authorizer.
+type Consultant struct {
+	// Content is how many bytes of a request's content it wants to see. The
+	// request waits until so many have come, or all of it.
+	Content int
+
+	// Ask starts a question about r, which it may keep, and returns how to call
+	// it off. It must not block. answer is called once, from any goroutine, with
+	// nil to let the request pass.
+	Ask func(r *l7.Request, content []byte, answer func(error)) (cancel func())
+}
+
+// A Waypoint is an L7 proxy. All of its methods are safe for concurrent use.
+type Waypoint struct {
+	options Options
+	server  *hbone.Server
+	workers map[*loop.Loop]*worker
+	baggage l7.Fields
+}
+
+// New returns a Waypoint that serves nothing yet.
+func New(o Options) (*Waypoint, error) {
+	switch {
+	case o.Self.IsZero():
+		return nil, errors.New("waypoint: Options.Self is required")
+	case o.Identity == nil || o.Store == nil || o.Telemetry == nil || o.Loops == nil || o.Dial == nil:
+		return nil, errors.New("waypoint: Options.Identity, Store, Telemetry, Loops and Dial are required")
+	}
+	o.setDefaults()
+	w := &Waypoint{options: o, workers: map[*loop.Loop]*worker{}}
+	if o.Baggage != "" {
+		w.baggage = l7.Fields{{Name: "baggage", Value: o.Baggage}}
+	}
+	for _, l := range o.Loops.Loops() {
+		w.workers[l] = newWorker(w, l)
+	}
+	w.server = hbone.NewServer(hbone.ServerOptions{
+		Self:     func(netip.AddrPort) identity.ID { return o.Self },
+		Identity: o.Identity, Aliases: o.Aliases, Loops: o.Loops, H2: o.HBONE, MaxAge: o.MaxAge,
+		NotConnect: 404,
+		Connect:    func(in *hbone.Incoming) { w.workers[in.Loop].terminate(in) },
+		Events: hbone.Events{HandshakeFailed: func(remote netip.AddrPort, err error) {
+			o.Log.Warn("handshake failed", "peer", remote.String(), "error", err)
+		}},
+	})
+	o.Store.OnPublish(w.published)
+	return w, nil
+}
+
+func (o *Options) setDefaults() {
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.HBONEPort == 0 {
+		o.HBONEPort = 15008
+	}
+	if o.ConnectTimeout == 0 {
+		o.ConnectTimeout = 10 * time.Second
+	}
+	if o.PoolIdle == 0 {
+		o.PoolIdle = 5 * time.Minute
+	}
+	if o.UpstreamIdle == 0 {
+		o.UpstreamIdle = time.Minute
+	}
+	if o.Budget == 0 {
+		o.Budget = 256 << 20
+	}
+}
+
+// window is what a plain connection to an endpoint may have uncredited: what a
+// tunnel may.
+func (o *Options) window() int {
+	if o.HBONE.StreamWindow > 0 {
+		return int(o.HBONE.StreamWindow)
+	}
+	return 256 << 10
+}
+
+// Serve accepts HBONE connections from ln until Shutdown, when it returns nil,
+// or until accepting fails.
+func (w *Waypoint) Serve(ln net.Listener) error { return w.server.Serve(ln) }
+
+// published has every loop judge again what a change of configuration concerns:
+// opaque tunnels, and CONNECTs that wait. Requests are judged as they come.
+func (w *Waypoint) published(changes config.Changes) {
+	for l, k := range w.workers {
+		l.Do(func() { k.recheck(changes) })
+	}
+}
+
+func (w *worker) recheck(changes config.Changes) {
+	w.noteDetached(changes)
+	w.retryWaiters()
+	for s := range w.sessions {
+		if o := s.opaque; o != nil && !o.over {
+			if _, changed := changes.Destinations[o.dest]; changed {
+				o.recheck()
+			}
+		}
+	}
+}
+
+// Shutdown stops accepting, tells every client to go elsewhere (GOAWAY on HBONE
+// connections and inside them, Connection: close on HTTP/1.1), and waits until
+// everything in flight has ended or ctx is done; what is left then is cut off.
+func (w *Waypoint) Shutdown(ctx context.Context) error {
+	for l, k := range w.workers {
+		l.Do(k.startDraining)
+	}
+	err := w.server.Shutdown(ctx)
+	for l, k := range w.workers {
+		l.Do(k.stop)
+		err = errors.Join(err, k.pool.Shutdown(ctx))
+	}
+	return err
+}
+
+func (w *worker) startDraining() {
+	w.draining = true
+	for s := range w.sessions {
+		if s.drain != nil {
+			s.drain()
+		}
+	}
+}
+
+// stop ends what is left: connections to endpoints, and the clock.
+func (w *worker) stop() {
+	w.timer.Stop()
+	for _, o := range w.origins {
+		o.close()
+	}
+}

@@ -1,0 +1,135 @@
+package waypoint
+
+import (
+	"encoding/binary"
+	"encoding/hex"
+	"math/rand/v2"
+	"time"
+
+	"github.com/waystone-mesh/waystone/internal/config"
+	"github.com/waystone-mesh/waystone/internal/h2"
+	"github.com/waystone-mesh/waystone/internal/hbone"
+	"github.com/waystone-mesh/waystone/internal/l7"
+	"github.com/waystone-mesh/waystone/internal/loop"
+)
+
+// A worker is what one loop owns. Nothing in it is shared, so nothing in it is
+// locked.
+type worker struct {
+	*Waypoint
+	loop      *loop.Loop
+	pool      *hbone.Pool
+	origins   map[originKey]*origin
+	sessions  map[*session]struct{}
+	waiters   map[*waiter]struct{}
+	lingering map[*config.Destination]detached // by what stands in its place
+	inners    map[*inner]struct{}
+	free      []*exchange
+	rng       *rand.PCG
+	timer     loop.Timer
+	draining  bool
+
+	// Scratch, lent for one call.
+	request  l7.Request
+	response l7.Response
+	fields   l7.Fields
+	outgoing l7.Fields
+	id       [36]byte
+}
+
+// maxFree is how many exchanges a worker keeps for later: 1,024 of about 1 KiB.
+const maxFree = 1024
+
+func newWorker(w *Waypoint, l *loop.Loop) *worker {
+	k := &worker{
+		Waypoint:  w,
+		loop:      l,
+		origins:   map[originKey]*origin{},
+		sessions:  map[*session]struct{}{},
+		waiters:   map[*waiter]struct{}{},
+		lingering: map[*config.Destination]detached{},
+		inners:    map[*inner]struct{}{},
+		rng:       rand.NewPCG(rand.Uint64(), rand.Uint64()),
+	}
+	k.pool = hbone.NewPool(hbone.PoolOptions{
+		Loop: l, Identity: w.options.Identity, Dial: w.options.Dial, H2: w.options.HBONE,
+		IdleRelease: w.options.PoolIdle, ConnectTimeout: w.options.ConnectTimeout,
+	})
+	k.timer.F = k.tick
+	l.Do(func() { l.After(&k.timer, time.Second) })
+	return k
+}
+
+// tick is the clock of everything here that has none, once a second.
+func (w *worker) tick() {
+	now := w.loop.Now()
+	for in := range w.inners {
+		in.tick(now)
+	}
+	for key, o := range w.origins {
+		if o.expire(now, w.options.UpstreamIdle); o.empty() {
+			delete(w.origins, key)
+		}
+	}
+	for s := range w.sessions {
+		s.tick(now)
+	}
+	w.forgetDetached(now)
+	w.loop.After(&w.timer, time.Second)
+}
+
+func (w *worker) random() uint64 { return w.rng.Uint64() }
+
+// requestID writes a random UUID (RFC 9562, section 5.4), which is lent. It names
+// a request and guards nothing, so it need not be unpredictable.
+func (w *worker) requestID() []byte {
+	var id [16]byte
+	binary.LittleEndian.PutUint64(id[:8], w.random())
+	binary.LittleEndian.PutUint64(id[8:], w.random())
+	id[6], id[8] = id[6]&0x0f|0x40, id[8]&0x3f|0x80
+	b := hex.AppendEncode(w.id[:0], id[:4])
+	for i := 4; i < 10; i += 2 {
+		b = hex.AppendEncode(append(b, '-'), id[i:i+2])
+	}
+	return hex.AppendEncode(append(b, '-'), id[10:])
+}
+
+// newExchange takes an exchange from the free list. slot is where its owner
+// keeps it; it is emptied when the exchange is released.
+func (w *worker) newExchange(s *session, c client, slot **exchange) *exchange {
+	var x *exchange
+	if n := len(w.free); n > 0 {
+		x, w.free = w.free[n-1], w.free[:n-1]
+	} else {
+		x = &exchange{}
+	}
+	x.session, x.client, x.slot = s, c, slot
+	*slot = x
+	return x
+}
+
+// release gives the exchange back, once both sides are done with it.
+func (x *exchange) release() {
+	if !x.reported || !x.requestEnded || x.session == nil {
+		return
+	}
+	w := x.session.worker
+	if x.slot != nil && *x.slot == x {
+		*x.slot = nil
+	}
+	x.held.Clear()
+	x.replay.Clear()
+	x.arena.Reset()
+	*x = exchange{gen: x.gen + 1, arena: x.arena, held: x.held, replay: x.replay}
+	if len(w.free) < maxFree {
+		w.free = append(w.free, x)
+	}
+}
+
+// h2Options are those of HTTP/2 inside tunnels.
+func (w *worker) h2Options(wake func()) h2.Options {
+	o := w.options.HTTP2
+	o.Wake = wake
+	o.Keepalive = -1 // the tunnel beneath has its own
+	return o
+}
