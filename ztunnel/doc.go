@@ -1,0 +1,24 @@
+// Package ztunnel is the node tunnel of the mesh: it takes what the pods of its
+// node send, carries it to other nodes over HBONE with the pod's own identity,
+// and hands what arrives for them to the pods, if L4 policy lets it pass. It
+// never looks inside.
+//
+// # The life of a connection, outbound
+//
+//	pods.go      a pod of this node is known; its ports are open
+//	capture.go   a connection of the pod's, and where it wants to go
+//	socks.go       learned by SOCKS5, where there is no right to redirect traffic
+//	decide.go    straight there, through a waypoint, or not at all
+//	outbound.go  open the tunnel, or dial plainly; copy; report
+//
+// # Inbound
+//
+//	inbound.go   a CONNECT: is it for this pod, does policy let the caller in,
+//	             does the application answer; only then 200; copy; report
+//	recheck.go   policy or workloads changed: judge what is open again
+//	report.go    the facts, handed over at the end
+//
+// Policy is the business of the destination's side alone. The caller's identity
+// is what its certificate says; everything else a peer sends (baggage, forwarded)
+// feeds the log at most.
+package ztunnel

@@ -1,0 +1,144 @@
+package ztunnel
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"os"
+
+	"github.com/waystone-mesh/waystone/authz"
+	"github.com/waystone-mesh/waystone/internal/hbone"
+	"github.com/waystone-mesh/waystone/internal/identity"
+	"github.com/waystone-mesh/waystone/internal/mesh"
+	"github.com/waystone-mesh/waystone/telemetry"
+)
+
+// open counts an outbound connection, before anybody is dialled.
+func (o *outbound) open() {
+	r := &o.route
+	o.rec.Service = r.service
+	o.rec.Dest = r.dest
+	o.rec.DestID = identity.ID{}
+	if len(r.ids) > 0 {
+		o.rec.DestID = r.ids[0]
+	}
+	o.rec.HBONE, o.rec.Hop = r.tunnel, r.hop
+	o.rec.Target, o.rec.Upstream, o.rec.UpstreamTunnelled = r.authority, r.addr, r.tunnel
+	o.rec.LocalAddr = o.rec.SourceAddr
+	o.opened = true
+	o.worker.options.Telemetry.Open(&o.rec)
+}
+
+func (o *outbound) flush() {
+	if o.opened {
+		o.rec.Received, o.rec.Sent = o.pair.Bytes()
+		o.worker.options.Telemetry.Flush(&o.rec)
+	}
+}
+
+// close reports an outbound connection, or an attempt at one.
+func (o *outbound) close(err error) {
+	o.rec.Err, o.rec.Flag = err, flagOf(err)
+	o.rec.Duration = o.worker.age(o.rec.Start)
+	if !o.opened {
+		o.rec.Upstream = o.target.AddrPort()
+		o.worker.options.Telemetry.Failed(&o.rec)
+		return
+	}
+	o.opened = false
+	o.rec.Received, o.rec.Sent = o.pair.Bytes()
+	o.worker.options.Telemetry.Close(&o.rec)
+}
+
+// record notes what the head of a CONNECT and its connection say.
+func (i *inbound) record() {
+	in := i.in
+	i.rec.Ends = telemetry.Ends{
+		Reporter: telemetry.ByDestination, SourceID: in.Peer, Target: in.Authority,
+		SourceAddr: in.Source, LocalAddr: in.Local, LocalID: i.pod.workload.Load().Identity(),
+	}
+	i.rec.Start = i.worker.loop.Now()
+	i.rec.HBONE = true
+	if t, ok := telemetry.ParseTraceparent(in.Traceparent); ok {
+		i.rec.Trace = t
+	}
+}
+
+// open counts an inbound connection to addr, before policy is asked.
+func (i *inbound) open(addr netip.AddrPort) {
+	w := i.dest.Workload
+	i.rec.Source, i.rec.Dest, i.rec.DestID = i.source, w, w.Identity()
+	i.rec.Upstream = addr
+	if i.rec.Service == nil {
+		i.rec.Service = i.serviceOf(w, addr.Port())
+	}
+	i.input = authz.Input{Peer: i.in.Peer, Source: i.in.Source.Addr(), Dest: addr}
+	i.opened = true
+	i.worker.options.Telemetry.Open(&i.rec)
+}
+
+// serviceOf tells which service a connection to the pod was for: the one the
+// client's tunnel says, if the pod is in it, else the first that has the port.
+// Only services of the pod come into question, so that no peer can make up
+// series.
+func (i *inbound) serviceOf(w *mesh.Workload, port uint16) *mesh.Service {
+	snap := i.worker.options.Store.Snapshot()
+	said := hbone.ParseForwarded(i.in.Forwarded).Host
+	var first *mesh.Service
+	for host := range w.Services {
+		s := snap.Service(host)
+		if s == nil {
+			continue
+		}
+		if s.Hostname == said {
+			return s
+		}
+		for _, p := range s.Ports {
+			if s.TargetPort(w, p.Service) == port && (first == nil || s.Hostname < first.Hostname) {
+				first = s
+			}
+		}
+	}
+	return first
+}
+
+func (i *inbound) flush() {
+	if i.opened {
+		i.rec.Received, i.rec.Sent = i.pair.Bytes()
+		i.worker.options.Telemetry.Flush(&i.rec)
+	}
+}
+
+func (i *inbound) close(err error) {
+	i.rec.Err, i.rec.Flag = err, flagOf(err)
+	i.rec.Duration = i.worker.age(i.rec.Start)
+	if !i.opened {
+		i.worker.options.Telemetry.Failed(&i.rec)
+		return
+	}
+	i.opened = false
+	i.rec.Received, i.rec.Sent = i.pair.Bytes()
+	i.worker.options.Telemetry.Close(&i.rec)
+}
+
+// flagOf is why a connection failed, in ztunnel's terms.
+func flagOf(err error) telemetry.Flag {
+	var (
+		mismatch *identity.MismatchError
+		status   *hbone.StatusError
+		dial     *hbone.DialError
+	)
+	switch {
+	case err == nil:
+		return 0
+	case errors.Is(err, errPolicy), errors.Is(err, errPolicyChanged), errors.Is(err, errBypassed):
+		return telemetry.Deny
+	case errors.As(err, &status) && status.Status == 401:
+		return telemetry.Deny
+	case errors.As(err, &mismatch):
+		return telemetry.TLSFailure
+	case errors.As(err, &dial) && (errors.Is(err, context.DeadlineExceeded) || errors.Is(err, os.ErrDeadlineExceeded)):
+		return telemetry.NetworkPolicy
+	}
+	return telemetry.ConnectFailure
+}
