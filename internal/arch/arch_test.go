@@ -77,7 +77,7 @@ var homes = map[string]string{
 	"github.com/spiffe/go-spiffe":   "internal/identity",
 	"golang.org/x/net/http2":        "internal/h2",
 	"github.com/fsnotify/fsnotify":  "internal/identity internal/file",
-	"net/http":                      "internal/admin internal/demo examples/bookinfo/service",
+	"net/http":                      "internal/admin internal/demo internal/meshtest examples/bookinfo/service",
 	"github.com/spf13/cobra":        "cmd/waypoint cmd/ztunnel cmd/waystone",
 }
 
