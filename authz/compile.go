@@ -26,20 +26,32 @@ func Compile(o Options, policies ...*Policy) (*Set, error) {
 	var entries []Entry
 	var errs []error
 	for _, p := range policies {
-		c := compiler{o: &o, policy: p, trust: domains(o.TrustDomain, o.Aliases)}
-		if err := c.check(); err != nil {
+		e, err := Entries(o, p)
+		if err != nil {
 			errs = append(errs, err)
-			continue
 		}
-		entries = append(entries, c.compile()...)
-		if len(c.errs) > 0 {
-			errs = append(errs, c.errs...)
-		}
+		entries = append(entries, e...)
 	}
 	if err := errors.Join(errs...); err != nil {
-		return Closed("policy rejected"), err
+		var first *FieldError
+		errors.As(err, &first)
+		return Closed(first.Policy.String() + " rejected"), err
 	}
 	return NewSet(entries), nil
+}
+
+// Entries compiles one policy. Whoever has many destinations with policies in
+// common keeps the entries and makes the sets of them by NewSet.
+func Entries(o Options, p *Policy) ([]Entry, error) {
+	c := compiler{o: &o, policy: p, trust: domains(o.TrustDomain, o.Aliases)}
+	if err := c.check(); err != nil {
+		return nil, err
+	}
+	entries := c.compile()
+	if err := errors.Join(c.errs...); err != nil {
+		return nil, err
+	}
+	return entries, nil
 }
 
 // A compiler compiles one policy.
@@ -194,6 +206,9 @@ func (c *compiler) all(at string, fields []field, v view) (*Expr, bool) {
 // field compiles one field: one of its values, and none of its notValues.
 func (c *compiler) field(at string, f field, v view) (out []*Expr) {
 	if why := missing[f.kind]; why != "" {
+		if v != requests {
+			return nil // said already
+		}
 		name := f.name
 		if f.condition {
 			name = "key"

@@ -1,2 +1,39 @@
-// Package authz decides whether a request may pass.
+// Package authz decides whether a request may pass: it compiles
+// AuthorizationPolicy to one tree of and, or, not and matchers, and asks it.
+//
+// The policies attached to one destination make a [Set]. Its verdict is the
+// first of these that applies:
+//
+//	1  AUDIT   a rule matches                     the verdict is marked, and it goes on
+//	2  CUSTOM  a rule matches                     not supported yet: Compile says so
+//	3  DENY    a rule matches                     refused; that rule is named
+//	4  ALLOW   there is no ALLOW policy           allowed
+//	5          a rule matches                     allowed; that rule is named
+//	6          none does                          refused; "none" is named
+//
+// A policy matches if one of its rules does. A rule matches if one of its from,
+// one of its to and all of its when do; what is absent does not restrict. So
+// an ALLOW policy without rules refuses everything, and the rule {} matches
+// everything. Of several rules that match, the first by name is named, as in
+// Envoy.
+//
+// Fields of one source or operation are all to hold; values of one field are
+// alternatives; a notField holds if none of its values match. An attribute that
+// the request lacks matches no value, so its notField holds.
+//
+// What is not HTTP has no HTTP attributes, and is judged as Istio judges a TCP
+// port: an ALLOW rule that asks for one is dropped, and less is allowed; a DENY
+// or AUDIT rule loses the field, and more is denied. A DENY rule on paths alone
+// thus refuses all connections that are not HTTP.
+//
+// The node tunnel (Options.L4) sees connections only, and of their attributes
+// the ones that Istio's workload API can express: principals, namespaces,
+// serviceAccounts, ipBlocks and ports; under when, source.ip,
+// source.namespace, source.principal, destination.ip and destination.port. The
+// actions are ALLOW and DENY. An ALLOW rule with any other attribute is
+// dropped. A DENY rule loses it; where nothing is left of a source, operation
+// or condition, that source, operation or condition matches nothing.
+//
+// Nothing here asks an authorizer, fetches a key or blocks: see package rego
+// for OPA, which serves as the oracle of this package's tests.
 package authz

@@ -205,8 +205,8 @@ func (f *facts) read(in *Input) {
 	f.uri = [6]string{"spiffe://", in.Peer.TrustDomain, "/ns/", in.Peer.Namespace, "/sa/", in.Peer.ServiceAccount}
 	f.src, f.dst = plain(in.Source), plain(in.Dest.Addr())
 	if in.HTTP != nil {
-		f.path = in.HTTP.Path
-		if i := strings.IndexAny(f.path, "?#"); i >= 0 {
+		f.path = in.HTTP.PathOnly()
+		if i := strings.IndexByte(f.path, '#'); i >= 0 {
 			f.path = f.path[:i]
 		}
 	}

@@ -115,8 +115,8 @@ func Regexp(expr string) (Matcher, error) {
 	return Matcher{kind: kindRegexp, s: expr, re: re}, nil
 }
 
-// Fold returns m without regard to the case of ASCII letters. It applies to
-// Exact, Prefix and Suffix.
+// Fold returns m without regard to the case of ASCII letters. It is for Exact,
+// Prefix and Suffix of attributes other than identities.
 func (m Matcher) Fold() Matcher {
 	m.s, m.fold = strings.ToLower(m.s), true
 	return m

@@ -1,0 +1,209 @@
+package authz_test
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"strings"
+	"testing"
+
+	"github.com/waystone-mesh/waystone/authz"
+	"github.com/waystone-mesh/waystone/internal/identity"
+	"github.com/waystone-mesh/waystone/internal/l7"
+	"github.com/waystone-mesh/waystone/internal/mesh"
+)
+
+func TestNilAndEmptySetsAllow(t *testing.T) {
+	var none *authz.Set
+	empty, err := authz.Compile(authz.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range []*authz.Set{none, empty, authz.NewSet(nil)} {
+		for _, in := range []*authz.Input{{}, {HTTP: &l7.Request{}}} {
+			v := s.Check(in)
+			if !v.Allowed || v.Policy != nil || v.Rule != -1 || v.Details() != "" {
+				t.Errorf("got %+v, want allowed by nothing", v)
+			}
+		}
+	}
+}
+
+func TestClosedSetNamesItsReason(t *testing.T) {
+	v := authz.Closed("policy default/x: never was\tgood").Check(&authz.Input{})
+	if got, want := v.Details(), "rbac_access_denied_matched_policy[closed:policy_default/x:_never_was_good]"; v.Allowed || got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	if v.Policy != nil || v.Rule != -1 {
+		t.Errorf("got %+v, want no policy", v)
+	}
+}
+
+func TestCompileRejectsEachBadPolicyByName(t *testing.T) {
+	set, err := authz.Compile(authz.Options{},
+		&authz.Policy{Namespace: "a", Name: "good"},
+		&authz.Policy{Namespace: "a", Name: "idle", Action: authz.Deny},
+		&authz.Policy{Namespace: "b", Name: "jwt", Rules: []authz.Rule{{From: []authz.Source{{RequestPrincipals: []string{"*"}}}}}})
+	want := "AuthorizationPolicy a/idle: spec.rules: a DENY policy without rules does nothing; write [{}] to deny everything\n" +
+		"AuthorizationPolicy b/jwt: spec.rules[0].from[0].source.requestPrincipals: attributes of a JWT are not supported yet"
+	if err == nil || err.Error() != want {
+		t.Errorf("got %v\nwant %s", err, want)
+	}
+	if v := set.Check(&authz.Input{HTTP: &l7.Request{}}); v.Allowed || !strings.Contains(v.Details(), "closed:AuthorizationPolicy/a/idle_rejected") {
+		t.Errorf("got %+v %s, want closed", v, v.Details())
+	}
+	if !errors.Is(err, authz.ErrUnsupported) {
+		t.Error("the error does not wrap ErrUnsupported")
+	}
+	var f *authz.FieldError
+	if !errors.As(err, &f) || f.Unsupported || f.Policy != (mesh.Key{Kind: "AuthorizationPolicy", Namespace: "a", Name: "idle"}) {
+		t.Errorf("got %+v, want the first of the errors", f)
+	}
+	if errors.Is(f, authz.ErrUnsupported) {
+		t.Error("an invalid field counts as unsupported")
+	}
+}
+
+func TestLimitsOfTheCRD(t *testing.T) {
+	values := func(n int) (out []string) {
+		for i := range n {
+			out = append(out, fmt.Sprint("a", i))
+		}
+		return out
+	}
+	source, operation := authz.Source{Namespaces: []string{"x"}}, authz.Operation{Methods: []string{"x"}}
+	ref := authz.TargetRef{Kind: "Service", Name: "x"}
+	for _, tt := range []struct {
+		name string
+		p    authz.Policy
+		want string // "" if it is within the limit
+	}{
+		{"512 rules", authz.Policy{Rules: make([]authz.Rule, 512)}, ""},
+		{"513 rules", authz.Policy{Rules: make([]authz.Rule, 513)}, "spec.rules: has 513 entries, more than 512"},
+		{"512 from", authz.Policy{Rules: []authz.Rule{{From: repeat(source, 512)}}}, ""},
+		{"513 from", authz.Policy{Rules: []authz.Rule{{From: repeat(source, 513)}}}, "spec.rules[0].from: has 513 entries, more than 512"},
+		{"513 to", authz.Policy{Rules: []authz.Rule{{To: repeat(operation, 513)}}}, "spec.rules[0].to: has 513 entries, more than 512"},
+		{"16 targetRefs", authz.Policy{TargetRefs: repeat(ref, 16)}, ""},
+		{"17 targetRefs", authz.Policy{TargetRefs: repeat(ref, 17)}, "spec.targetRefs: has 17 entries, more than 16"},
+		{"16 accounts", authz.Policy{Rules: []authz.Rule{{From: []authz.Source{{ServiceAccounts: values(16)}}}}}, ""},
+		{"17 accounts", authz.Policy{Rules: []authz.Rule{{From: []authz.Source{{NotServiceAccounts: values(17)}}}}},
+			"spec.rules[0].from[0].source.notServiceAccounts: has 17 entries, more than 16"},
+		{"long account", authz.Policy{Rules: []authz.Rule{{From: []authz.Source{{ServiceAccounts: []string{strings.Repeat("x", 321)}}}}}},
+			"spec.rules[0].from[0].source.serviceAccounts[0]: has 321 characters, more than 320"},
+		{"no such action", authz.Policy{Action: 9}, "spec.action: Action(9) is not an action"},
+		{"empty label", authz.Policy{Selector: map[string]string{"": "x"}}, "spec.selector.matchLabels[]: an empty key is not allowed"},
+	} {
+		tt.p.Namespace, tt.p.Name = "a", "b"
+		got := ""
+		if err := authz.Validate(&tt.p); err != nil {
+			got = strings.TrimPrefix(err.Error(), "AuthorizationPolicy a/b: ")
+		}
+		if got != tt.want {
+			t.Errorf("%s: got %q, want %q", tt.name, got, tt.want)
+		}
+	}
+}
+
+func repeat[T any](v T, n int) (out []T) {
+	for range n {
+		out = append(out, v)
+	}
+	return out
+}
+
+func TestActionsAreSpeltAsInManifests(t *testing.T) {
+	for _, a := range []authz.Action{authz.Allow, authz.Deny, authz.Audit, authz.Custom} {
+		if got, err := authz.ParseAction(a.String()); got != a || err != nil {
+			t.Errorf("ParseAction(%q): got %v, %v", a.String(), got, err)
+		}
+	}
+	if a, err := authz.ParseAction(""); a != authz.Allow || err != nil {
+		t.Errorf(`ParseAction(""): got %v, %v, want ALLOW`, a, err)
+	}
+	if _, err := authz.ParseAction("allow"); err == nil {
+		t.Error(`ParseAction("allow"): got no error`)
+	}
+}
+
+func TestPolicyKey(t *testing.T) {
+	p := &authz.Policy{Namespace: "a", Name: "b"}
+	if got, want := p.Key().String(), "AuthorizationPolicy/a/b"; got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
+}
+
+// manyPolicies returns n policies, of which the last in order allows what
+// request asks for.
+func manyPolicies(n int) (out []*authz.Policy) {
+	for i := range n {
+		ns := fmt.Sprintf("team-%03d", i)
+		out = append(out,
+			&authz.Policy{Namespace: "web", Name: "allow-" + ns, Rules: []authz.Rule{{
+				From: []authz.Source{{Principals: []string{"cluster.local/ns/" + ns + "/sa/front", "cluster.local/ns/" + ns + "/sa/back"}}},
+				To:   []authz.Operation{{Methods: []string{"GET", "HEAD"}, Paths: []string{"/api/*", "/files/{*}/raw"}, Hosts: []string{"*.example.com"}}},
+				When: []authz.Condition{{Key: "request.headers[x-version]", NotValues: []string{"0*"}}},
+			}}})
+	}
+	out[0].Action = authz.Deny // of the wrong kind for the request below unless it is alone
+	if n == 1 {
+		out[0].Action = authz.Allow
+	}
+	return out
+}
+
+func request(n int) *authz.Input {
+	return &authz.Input{
+		Peer:   identity.ID{TrustDomain: "cluster.local", Namespace: fmt.Sprintf("team-%03d", n-1), ServiceAccount: "back"},
+		Source: netip.MustParseAddr("10.0.0.1"), Dest: netip.MustParseAddrPort("10.96.0.1:80"),
+		HTTP: &l7.Request{Method: "HEAD", Scheme: "http", Authority: "WEB.example.com", Path: "/files/some-name.txt/raw?x=y",
+			Fields: l7.Fields{{Name: "accept", Value: "*/*"}, {Name: "user-agent", Value: "curl"}, {Name: "x-version", Value: "12"}}},
+	}
+}
+
+func TestCheckDoesNotAllocate(t *testing.T) {
+	set, err := authz.Compile(authz.Options{}, manyPolicies(20)...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	allowed, denied, opaque := request(20), request(99), request(20)
+	opaque.HTTP = nil
+	if v := set.Check(allowed); !v.Allowed {
+		t.Fatalf("got %+v, want allowed", v)
+	}
+	if got := testing.AllocsPerRun(100, func() {
+		set.Check(allowed)
+		_ = set.Check(denied).Details()
+		set.Check(opaque)
+	}); got != 0 {
+		t.Errorf("got %v allocations, want 0", got)
+	}
+}
+
+func BenchmarkCheck(b *testing.B) {
+	for _, n := range []int{1, 10, 100} {
+		b.Run(fmt.Sprintf("policies=%d", n), func(b *testing.B) {
+			set, err := authz.Compile(authz.Options{}, manyPolicies(n)...)
+			if err != nil {
+				b.Fatal(err)
+			}
+			in := request(n)
+			if v := set.Check(in); !v.Allowed || v.Policy == nil {
+				b.Fatalf("got %+v, want allowed by a rule", v)
+			}
+			b.ReportAllocs()
+			for b.Loop() {
+				set.Check(in)
+			}
+		})
+	}
+}
+
+func BenchmarkCompile(b *testing.B) {
+	policies := manyPolicies(100)
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := authz.Compile(authz.Options{}, policies...); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
