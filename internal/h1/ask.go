@@ -9,7 +9,9 @@ import (
 // by r.Length, or by chunks when it is negative; the framing fields among
 // r.Fields are ignored. The target is r.Path, and the Host field r.Authority.
 //
-// An error (ErrState or ErrInvalid) means that nothing was written.
+// An error (ErrState or ErrInvalid) means that nothing was written. Content of
+// the response before this one that was not credited is credited now, so that a
+// connection does not run dry on what its last user forgot.
 func (c *Client) Request(r *l7.Request, end bool) error {
 	if !c.Reusable() {
 		return ErrState
@@ -36,6 +38,7 @@ func (c *Client) Request(r *l7.Request, end bool) error {
 	c.open, c.begun, c.upgraded = true, false, false
 	c.head, c.upgrade = r.Method == "HEAD", r.Upgrade != ""
 	c.in.stage = atHead
+	c.Credit(c.in.held) // what the exchange before this one still owed
 	c.out.head(append(b, crlf...))
 	return nil
 }
@@ -115,6 +118,9 @@ func (c *Client) Close() {
 	case c.gone:
 	case c.open:
 		c.Abort(nil)
+	case c.eof:
+		c.out.close()
+		c.end(nil)
 	default:
 		c.persistent = false
 		c.in.stage = dropping

@@ -196,6 +196,11 @@ func TestServerRespondErrors(t *testing.T) {
 	c.Data([]byte(lines("GET / HTTP/1.1\nHost: a\nConnection: upgrade\nUpgrade: websocket\n\n")))
 	want(t, "Respond 101", c.Respond(&l7.Response{Status: 101, Upgrade: "a\r\nb: c"}, false), ErrInvalid)
 	want(t, "Respond 101", c.Respond(&l7.Response{Status: 101}, false), ErrState)
+	bad := field("a", "\n")
+	bad.Status, bad.Upgrade = 101, "websocket"
+	want(t, "Respond 101", c.Respond(bad, false), ErrInvalid)
+	c.Abort(nil)
+	c.Abort(nil)
 }
 
 func TestServerCloseAfter(t *testing.T) {
@@ -239,6 +244,28 @@ func TestServerTiresOfDropping(t *testing.T) {
 		c.Data([]byte("1\r\nx\r\n"))
 	}
 	want(t, "closed", w.closed, true)
+}
+
+// An answered request goes wrong, or ends, before it is whole: the answer stands.
+func TestServerAnsweredEarlyThenBroken(t *testing.T) {
+	for _, f := range []func(*Server){
+		func(c *Server) { c.Data([]byte("z")) },
+		func(c *Server) { c.EOF() },
+	} {
+		c, a, w := serve(t, Limits{})
+		c.Data([]byte(lines("POST / HTTP/1.1\nHost: a\nTransfer-Encoding: chunked\n\n1\nx\n")))
+		_ = c.Respond(&l7.Response{Status: 403}, true)
+		n := len(a.String())
+		want(t, "closed", w.closed, false)
+		f(c)
+		want(t, "reset", w.reset, false)
+		want(t, "closed", w.closed, true)
+		want(t, "output", w.out.String(), "HTTP/1.1 403 Forbidden\r\ncontent-length: 0\r\n\r\n")
+		c.EOF()
+		if got := a.String()[n:]; !strings.HasPrefix(got, "closed ") {
+			t.Errorf("events %q, want closed alone", got)
+		}
+	}
 }
 
 func TestServerReset(t *testing.T) {

@@ -99,6 +99,50 @@ func TestClientCreditsAndSent(t *testing.T) {
 	want(t, "credited", w.credited, len(in))
 }
 
+// What one user of a pooled connection does not credit, the next does not miss.
+func TestClientRequestCreditsTheRest(t *testing.T) {
+	w := &wire{}
+	c := NewClient(w, &stingy{}, Limits{})
+	in := lines("HTTP/1.1 200 OK\nContent-Length: 5\n\nhello")
+	for i := range 3 {
+		want(t, "Request", c.Request(get("/"), true), nil)
+		want(t, "credited", w.credited, i*len(in))
+		c.Data([]byte(in))
+		want(t, "credited", w.credited, (i+1)*len(in)-5)
+	}
+}
+
+func TestClientClosedFromItsLastEvent(t *testing.T) {
+	for _, in := range []string{
+		"HTTP/1.1 200 OK\n\nuntil close",
+		"HTTP/1.1 200 OK\nConnection: close\nContent-Length: 2\n\nok",
+		"HTTP/1.1 200 OK\nContent-Length: 2\n\nokstray",
+	} {
+		w := &wire{}
+		a := &answered{}
+		c := NewClient(w, a, Limits{})
+		a.c, a.done = c, c.Close
+		_ = c.Request(get("/"), true)
+		c.Data([]byte(lines(in)))
+		c.EOF()
+		want(t, "closed", w.closed, true)
+		want(t, "closings", strings.Count(a.String(), "closed well\n"), 1)
+	}
+}
+
+func TestClientDetachedGoesOn(t *testing.T) {
+	w := &wire{}
+	c := NewClient(w, nil, Limits{})
+	_ = c.Request(get("/"), true)
+	in := lines("HTTP/1.1 200 OK\nTransfer-Encoding: chunked\n\n5\nhello\n0\n\n")
+	c.Data([]byte(in))
+	want(t, "credited", w.credited, len(in))
+	want(t, "Reusable", c.Reusable(), true)
+	_ = c.Request(get("/"), true)
+	c.EOF()
+	want(t, "reset", w.reset, true)
+}
+
 // stingy is a handler that credits nothing.
 type stingy struct {
 	answered
