@@ -22,15 +22,16 @@ const (
 // ownership; the caller must not touch it again. Whoever owns it last calls
 // Free, once.
 type Buffer struct {
-	B []byte // len is what is in it; cap is Small or Large
+	B []byte // len is what is in it; cap, when lent, is Small or Large
 
+	whole []byte // B as it was lent: whoever has it may cut B at either end
 	check check
 }
 
 var (
 	inUse atomic.Int64
-	small = sync.Pool{New: func() any { return &Buffer{B: make([]byte, 0, Small)} }}
-	large = sync.Pool{New: func() any { return &Buffer{B: make([]byte, 0, Large)} }}
+	small = sync.Pool{New: func() any { return &Buffer{whole: make([]byte, Small)} }}
+	large = sync.Pool{New: func() any { return &Buffer{whole: make([]byte, Large)} }}
 )
 
 // Get returns an empty buffer with room for n bytes, or for Large bytes when n
@@ -41,18 +42,20 @@ func Get(n int) *Buffer {
 		pool, size = &large, Large
 	}
 	b := pool.Get().(*Buffer)
-	b.B = b.B[:0]
-	b.check.taken()
+	b.B = b.whole[:0]
+	b.check.taken(b.whole)
 	inUse.Add(size)
 	return b
 }
 
 // Free gives the buffer back. Under -race or -tags invariants its bytes are
-// poisoned, and a second Free panics with the stacks of both.
+// poisoned; a second Free panics with the stacks of both, and so does the next
+// Get of a buffer that was written to in between.
 func (b *Buffer) Free() {
-	b.check.freed(b.B[:cap(b.B)])
-	inUse.Add(-int64(cap(b.B)))
-	if cap(b.B) == Small {
+	b.check.freed(b.whole)
+	b.B = nil
+	inUse.Add(-int64(len(b.whole)))
+	if len(b.whole) == Small {
 		small.Put(b)
 	} else {
 		large.Put(b)

@@ -4,5 +4,5 @@ package bufs
 
 type check struct{}
 
-func (*check) taken()       {}
+func (*check) taken([]byte) {}
 func (*check) freed([]byte) {}
