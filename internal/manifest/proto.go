@@ -169,6 +169,14 @@ func checkMessage(md protoreflect.MessageDescriptor, v any, path string) *fault 
 	return nil
 }
 
+// mayNotBeEmpty lists what the webhook refuses when it is written and empty: the
+// message does not tell that from missing.
+var mayNotBeEmpty = map[protoreflect.FullName]bool{
+	"istio.security.v1beta1.Rule.from": true,
+	"istio.security.v1beta1.Rule.to":   true,
+	"istio.security.v1beta1.Rule.when": true,
+}
+
 func checkField(fd protoreflect.FieldDescriptor, v any, path string) *fault {
 	switch {
 	case v == nil:
@@ -188,6 +196,9 @@ func checkField(fd protoreflect.FieldDescriptor, v any, path string) *fault {
 		l, ok := v.([]any)
 		if !ok {
 			return faultf(path, "is not a list")
+		}
+		if len(l) == 0 && mayNotBeEmpty[fd.FullName()] {
+			return faultf(path, "is empty: it would not restrict anything")
 		}
 		for i, e := range l {
 			if f := checkValue(fd, e, path+"["+strconv.Itoa(i)+"]"); f != nil {
