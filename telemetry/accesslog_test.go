@@ -211,6 +211,21 @@ func FuzzJSONString(f *testing.F) {
 	})
 }
 
+func TestJSONStringFindsEveryByteAtEveryOffset(t *testing.T) {
+	for c := range 256 {
+		for at := range 20 {
+			s := strings.Repeat("a", at) + string([]byte{byte(c)}) + strings.Repeat("b", 19-at)
+			reference, err := json.Marshal(s)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got, want := decoded(t, appendJSONString(nil, s)), decoded(t, reference); got != want {
+				t.Errorf("%q decodes as %q, want %q", s, got, want)
+			}
+		}
+	}
+}
+
 func TestAppendTime(t *testing.T) {
 	zone := time.FixedZone("east", 5*3600)
 	for _, when := range []time.Time{noon, time.Date(1999, 12, 31, 23, 59, 59, 999999999, zone), time.Date(2024, 2, 29, 0, 0, 0, 1000, time.UTC)} {

@@ -36,8 +36,11 @@ type Ends struct {
 
 	// SourceID is the client's identity as its certificate gave it, DestID the
 	// destination's: proven or, for the client's tunnel, required of it. LocalID
-	// is the one we presented. A waypoint may leave DestID zero: then it is
-	// Dest's own.
+	// is the one we presented. All are zero where there was no mTLS, whatever
+	// the workloads are. A waypoint may leave DestID zero: then it is Dest's own.
+	//
+	// The connection was mutually authenticated when SourceID is known and so is
+	// DestID, or at a waypoint LocalID.
 	SourceID, DestID, LocalID identity.ID
 
 	// Service is the service the client asked for. ServiceHost stands in for it
@@ -51,8 +54,9 @@ type Ends struct {
 	Target mesh.Authority
 
 	// SourceAddr is the client's address. LocalAddr is the address it dialled:
-	// for a waypoint Target's, if that is one; for a node tunnel, where the
-	// connection came in (on port 15008 when over HBONE).
+	// for a waypoint Target's, if that is one; for a node tunnel, what the client
+	// dialled or, on the destination's side, where the connection came in (on
+	// port 15008 when over HBONE).
 	SourceAddr, LocalAddr netip.AddrPort
 }
 
@@ -141,9 +145,8 @@ type messageCounts struct{ requests, responses uint64 }
 // TCP is one connection or opaque tunnel. A node tunnel fills one for each
 // side; it may be flushed any number of times between Open and Close.
 //
-// Once opened it must be closed, once. Reporter, Source, Dest, Service and the
-// identities must not change in between, except that a waypoint may learn Dest
-// and DestID after Open: then call [Telemetry.Open] only when they are known.
+// Once opened it must be closed. Its Ends must not change in between: a waypoint
+// opens it when the endpoint is known, or when none was found.
 type TCP struct {
 	Ends
 	Outcome

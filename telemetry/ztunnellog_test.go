@@ -35,7 +35,7 @@ func tunnelCases() []*TCP {
 	denied.Flag, denied.Err = Deny, errors.New("connection closed due to policy \"x\"\nchange")
 
 	plain := connection(ByDestination)
-	plain.HBONE, plain.SourceID, plain.Source = false, identity.ID{}, nil
+	plain.HBONE, plain.SourceID, plain.DestID, plain.Source = false, identity.ID{}, identity.ID{}, nil
 	plain.Service, plain.ServiceHost = nil, mesh.Hostname{Host: "reviews.bookinfo.svc.cluster.local"}
 	return []*TCP{outbound, waypoint, passthrough, inbound, denied, plain}
 }
