@@ -85,6 +85,9 @@ func examine(n Normalization, path string) (end int, normal bool, err error) {
 	end, normal = len(path), true
 	for i := 0; i < len(path); i++ {
 		c := path[i]
+		if c > '?' && c != '\\' && c != 0x7f || c >= '0' && c <= '9' {
+			continue // most of every path
+		}
 		switch {
 		case c <= ' ' || c == 0x7f:
 			return 0, false, ErrPathControl

@@ -55,6 +55,6 @@ func flush[K, V comparable, T any](x *index[K, V], c cow[K, T], view func(list [
 			e.remove(k)
 		}
 	}
-	clear(x.dirty)
+	x.dirty = map[K]struct{}{} // not cleared: one that was once large would take long to walk
 	return e.done()
 }
