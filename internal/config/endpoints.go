@@ -50,7 +50,7 @@ func (b *builder) endpoint(svc *mesh.Service, st *workloadState, port uint16) (m
 	if remote && w.Gateway == nil || !remote && !ip.IsValid() && w.Hostname == "" {
 		return mesh.Endpoint{}, false
 	}
-	return mesh.Endpoint{Workload: w, Addr: netip.AddrPortFrom(ip, port), Wants: wants(w, svc), Load: st.load}, true
+	return mesh.Endpoint{Workload: w, Addr: netip.AddrPortFrom(ip, port), Wants: wants(st, svc), Load: st.load}, true
 }
 
 // pickAddress returns the first address of a family that is wanted, or the
@@ -69,12 +69,11 @@ func pickAddress(all []netip.Addr, families mesh.IPFamilies) netip.Addr {
 
 // wants returns the identities that a workload of a service may present. Equal
 // ones are one string: a service account's pods are many.
-func wants(w *mesh.Workload, svc *mesh.Service) string {
-	own := w.Identity().String()
+func wants(st *workloadState, svc *mesh.Service) string {
 	if svc == nil || len(svc.SANs) == 0 {
-		return unique.Make(own).Value()
+		return st.identity
 	}
-	all := append([]string{own}, svc.SANs...)
+	all := append([]string{st.identity}, svc.SANs...)
 	slices.Sort(all)
 	return unique.Make(strings.Join(slices.Compact(all), ",")).Value()
 }

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync/atomic"
+	"unique"
 
 	"github.com/waystone-mesh/waystone/authz"
 	"github.com/waystone-mesh/waystone/internal/mesh"
@@ -154,6 +155,7 @@ func (s *state) putWorkload(w *mesh.Workload) error {
 	}
 	s.unindexWorkload(st)
 	st.workload = w
+	st.identity = unique.Make(w.Identity().String()).Value()
 	if !w.HostNetwork {
 		for _, ip := range w.Addresses {
 			s.addresses.add(mesh.Address{Network: w.Network, IP: ip}, st)

@@ -58,6 +58,7 @@ type serviceState struct {
 type workloadState struct {
 	uid      string
 	workload *mesh.Workload // nil: gone
+	identity string         // of workload: its SPIFFE ID
 	load     *atomic.Int64
 	retries  *routing.Budget
 	dest     *Destination // as published; nil: not there

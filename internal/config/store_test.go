@@ -361,3 +361,25 @@ func TestConcurrentUse(t *testing.T) {
 		t.Errorf("%d endpoints, want 4", got)
 	}
 }
+
+func TestWhatIsCompiledIsSharedAndForgotten(t *testing.T) {
+	s := waypointStore()
+	apply(t, s, gateway(), served("default/items", "10.1.0.1"), served("default/other", "10.1.0.2"))
+	both := []routing.Parent{{Service: host("default/items")}, {Service: host("default/other")}}
+	for i := range 100 {
+		p, r := policy("default/p", ref("Gateway", "waypoint")), route("default/r", both...)
+		p.Rules[0].From[0].Namespaces[0] = fmt.Sprint("bad", i)
+		r.Rules[0].Name = fmt.Sprint("rule", i)
+		apply(t, s, p, r)
+		a, b := lookup(t, s, "", "10.1.0.1:80"), lookup(t, s, "", "10.1.0.2:80")
+		if a.Policies == nil || a.Policies != b.Policies || a.Routes == nil || a.Routes != b.Routes {
+			t.Fatal("two services under the same policies and routes do not share what was compiled")
+		}
+		if got := rule(t, a); got != r.Rules[0].Name {
+			t.Fatalf("rule %s, want %s", got, r.Rules[0].Name)
+		}
+	}
+	if n, m := len(s.builder.sets.compiled), len(s.builder.tables.compiled); n != 1 || m != 1 {
+		t.Errorf("%d sets and %d tables are remembered, want 1 and 1", n, m)
+	}
+}
