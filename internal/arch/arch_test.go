@@ -36,17 +36,18 @@ var imports = map[string]string{
 	"internal/hbone":  "internal/bufs internal/flow internal/h2 internal/identity internal/l7 internal/loop internal/mesh",
 
 	// They decide: pure, and strangers to one another.
-	"authz":      "internal/identity internal/l7 internal/mesh",
-	"authz/rbac": "authz internal/identity internal/l7 internal/mesh",
-	"authz/rego": "authz internal/identity internal/l7 internal/mesh",
-	"routing":    "internal/l7 internal/mesh",
-	"telemetry":  "internal/identity internal/mesh",
+	"authz":           "internal/identity internal/l7 internal/mesh",
+	"authz/rbac":      "authz internal/identity internal/l7 internal/mesh",
+	"authz/rego":      "authz internal/identity internal/l7 internal/mesh",
+	"authz/authztest": "authz internal/identity internal/l7",
+	"routing":         "internal/l7 internal/mesh",
+	"telemetry":       "internal/identity internal/mesh",
 
 	// It knows, and they read and feed it.
 	"internal/config":   "authz internal/identity internal/mesh routing",
-	"internal/manifest": "authz internal/config internal/identity internal/mesh routing",
+	"internal/manifest": "authz internal/config internal/identity internal/l7 internal/mesh routing",
 	"internal/file":     "authz internal/config internal/identity internal/manifest internal/mesh routing",
-	"internal/admin":    "",
+	"internal/admin":    "telemetry",
 
 	// They carry.
 	"waypoint": "authz routing telemetry internal/bufs internal/config internal/flow internal/h1 internal/h2 internal/hbone internal/identity internal/l7 internal/loop internal/mesh",
