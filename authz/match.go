@@ -189,13 +189,20 @@ func (m *Matcher) same(v string) bool {
 func (m *Matcher) rope(pieces []string) bool {
 	switch m.kind {
 	case kindExact:
+		n := 0
+		for _, p := range pieces {
+			n += len(p)
+		}
+		if n != len(m.s) {
+			return false
+		}
 		rest, ok := m.s, true
 		for _, p := range pieces {
 			if rest, ok = strings.CutPrefix(rest, p); !ok {
 				return false
 			}
 		}
-		return rest == ""
+		return true
 	case kindPrefix:
 		rest := m.s
 		for _, p := range pieces {

@@ -2,6 +2,7 @@ package rego
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"regexp"
 	"strconv"
@@ -28,19 +29,18 @@ type module struct {
 	restricted map[string]bool // allow, dry_allow: there is a policy of the kind
 }
 
-// head declares what the prelude refers to even when no policy defines it.
+// head says what the prelude asks about the set as a whole.
 func (m *module) head() string {
 	domains := []string{"cluster.local"}
 	if m.o.TrustDomain != "" {
 		domains[0] = m.o.TrustDomain
 	}
 	domains = append(domains, m.o.Aliases...)
-	var b strings.Builder
-	fmt.Fprintf(&b, "package waystone.authz\n\ntrust_domains := %s\n\nrestricted if %t\n\n", quoted(domains), m.restricted["allow"])
-	for _, set := range []string{"audit", "deny", "allow", "dry_deny", "dry_allow"} {
-		fmt.Fprintf(&b, "%s contains id if {\n\tfalse\n\tid := \"\"\n}\n\n", set)
+	head := "package waystone.authz\n\ntrust_domains := " + quoted(domains) + "\n\n"
+	if m.restricted["allow"] {
+		head += "# There is an ALLOW policy.\nrestricted := true\n\n"
 	}
-	return b.String()
+	return head
 }
 
 func (m *module) policy(name string, p *authz.Policy) error {
@@ -69,7 +69,7 @@ func (m *module) policy(name string, p *authz.Policy) error {
 // rule writes rule i of p as a Rego rule called name, which has a body for each
 // kind of traffic that p treats differently, and adds it to set.
 func (m *module) rule(name, set string, p *authz.Policy, i int) error {
-	fmt.Fprintf(&m.body, "# %s\n%s contains %s if %s\n\n", p.Action, set, strconv.Quote(ruleID(p, i)), name)
+	fmt.Fprintf(&m.body, "# AuthorizationPolicy %s/%s, spec.rules[%d]\n%s contains %s if %s\n\n", p.Namespace, p.Name, i, set, strconv.Quote(ruleID(p, i)), name)
 	views := []view{{name: "http", guard: "input.http"}, {name: "tcp", guard: "not input.http", lacks: overHTTP}}
 	if m.o.L4 {
 		views = []view{{name: "node", guard: "true", lacks: atNode}}
@@ -79,17 +79,16 @@ func (m *module) rule(name, set string, p *authz.Policy, i int) error {
 		if err != nil {
 			return err
 		}
-		if !ok {
-			m.write(name, []string{v.guard, "false # it allows by what cannot be seen"})
-			continue
-		}
 		body := []string{v.guard}
-		for n, alternatives := range parts {
-			part := fmt.Sprintf("%s_%s%d", name, v.name, n)
-			for _, conditions := range alternatives {
-				m.write(part, conditions)
+		if !ok {
+			body = append(body, "false # it allows by what cannot be seen")
+		}
+		for _, part := range parts {
+			full := name + "_" + v.name + "_" + part.name
+			for _, conditions := range part.alternatives {
+				m.write(full, conditions)
 			}
-			body = append(body, part)
+			body = append(body, full)
 		}
 		m.write(name, body)
 	}
@@ -114,39 +113,44 @@ type view struct {
 func overHTTP(t term) bool { return t.http }
 func atNode(t term) bool   { return !t.node }
 
-// parts returns what a rule demands: of each part, one alternative, of which
-// every condition must hold. It returns false if the rule is to be left out.
-func (v view) parts(p *authz.Policy, r *authz.Rule) (parts [][][]string, ok bool, err error) {
-	var lists [][][]term
-	var to, from [][]term
-	for i := range r.To {
-		to = append(to, operationTerms(&r.To[i]))
+// A part is what a rule's from, to or one of its when demands: one of the
+// alternatives, of which every condition must hold.
+type part struct {
+	name         string
+	alternatives [][]string
+}
+
+// parts returns the parts of a rule, or false if it is to be left out.
+func (v view) parts(p *authz.Policy, r *authz.Rule) (parts []part, ok bool, err error) {
+	add := func(name string, list [][]term) error {
+		pt := part{name: name}
+		for _, terms := range list {
+			conditions, seen, err := v.conditions(p, terms)
+			if err != nil {
+				return err
+			}
+			ok = ok && seen
+			pt.alternatives = append(pt.alternatives, conditions)
+		}
+		if len(list) > 0 {
+			parts = append(parts, pt)
+		}
+		return nil
 	}
+	var from, to [][]term
 	for i := range r.From {
 		from = append(from, sourceTerms(&r.From[i], p.Namespace))
 	}
-	for _, l := range [][][]term{to, from} {
-		if l != nil {
-			lists = append(lists, l)
-		}
+	for i := range r.To {
+		to = append(to, operationTerms(&r.To[i]))
 	}
+	ok = true
+	err = errors.Join(add("from", from), add("to", to))
 	for i := range r.When {
-		t, err := conditionTerm(&r.When[i], p.Namespace)
-		if err != nil {
-			return nil, false, err
-		}
-		lists = append(lists, [][]term{{t}})
+		err = errors.Join(err, add(fmt.Sprintf("when%d", i), [][]term{{conditionTerm(&r.When[i], p.Namespace)}}))
 	}
-	for _, list := range lists {
-		var alternatives [][]string
-		for _, terms := range list {
-			conditions, ok, err := v.conditions(p, terms)
-			if !ok || err != nil {
-				return nil, false, err
-			}
-			alternatives = append(alternatives, conditions)
-		}
-		parts = append(parts, alternatives)
+	if !ok || err != nil {
+		return nil, false, err
 	}
 	return parts, true, nil
 }
@@ -208,7 +212,7 @@ func operationTerms(o *authz.Operation) []term {
 	}
 }
 
-func conditionTerm(w *authz.Condition, ns string) (term, error) {
+func conditionTerm(w *authz.Condition, ns string) term {
 	t := term{values: w.Values, notValues: w.NotValues}
 	switch w.Key {
 	case "source.ip":
@@ -233,11 +237,11 @@ func conditionTerm(w *authz.Condition, ns string) (term, error) {
 		name, ok := strings.CutPrefix(w.Key, "request.headers[")
 		if !ok {
 			t.key, t.http = w.Key, strings.HasPrefix(w.Key, "request.auth.")
-			return t, nil
+			return t
 		}
 		t.function, t.key, t.http = "any_header", strings.ToLower(strings.TrimSuffix(name, "]")), true
 	}
-	return t, nil
+	return t
 }
 
 func inNamespace(ns string, accounts []string) (out []string) {
@@ -291,9 +295,17 @@ func block(v string) string {
 	return v + "/32"
 }
 
+// quoted writes an array of strings, as JSON and Rego have them.
 func quoted(values []string) string {
-	b, _ := json.Marshal(values)
-	return string(b)
+	var out []string
+	for _, v := range values {
+		var b strings.Builder
+		e := json.NewEncoder(&b)
+		e.SetEscapeHTML(false)
+		_ = e.Encode(v) // a string into memory
+		out = append(out, strings.TrimSuffix(b.String(), "\n"))
+	}
+	return "[" + strings.Join(out, ", ") + "]"
 }
 
 // pchars are the characters that {*} stands for.

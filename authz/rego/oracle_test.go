@@ -69,17 +69,17 @@ func show(v any) string {
 }
 
 func TestNativeVerdictsAreTheOracles(t *testing.T) {
-	sets := 250
+	sets := 150
 	if testing.Short() {
 		sets = 40
 	}
 	rnd := rand.New(rand.NewPCG(7, 7))
 	for range sets {
-		data := make([]byte, 600)
+		data := make([]byte, 900)
 		for i := range data {
 			data[i] = byte(rnd.UintN(256))
 		}
-		agree(t, data, 12)
+		agree(t, data, 20)
 	}
 }
 

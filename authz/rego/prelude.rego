@@ -144,6 +144,20 @@ domains(value) := {value} if {
 	not value in trust_domains
 }
 
+# What the rules are added to.
+
+audit contains "" if false
+
+deny contains "" if false
+
+allow contains "" if false
+
+dry_deny contains "" if false
+
+dry_allow contains "" if false
+
+default restricted := false
+
 # The order of evaluation. Of several rules that match, the first by name
 # counts.
 
