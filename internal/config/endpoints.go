@@ -3,9 +3,9 @@ package config
 import (
 	"net/netip"
 	"slices"
-	"strings"
 	"unique"
 
+	"github.com/waystone-mesh/waystone/internal/identity"
 	"github.com/waystone-mesh/waystone/internal/mesh"
 )
 
@@ -67,15 +67,20 @@ func pickAddress(all []netip.Addr, families mesh.IPFamilies) netip.Addr {
 	return netip.Addr{}
 }
 
-// wants returns the identities that a workload of a service may present. Equal
-// ones are one string: a service account's pods are many.
+// wants returns the identities that a workload of a service may present, as
+// identity.JoinIDs spells them. Equal ones are one string: a service account's
+// pods are many. A SAN that is no identity accepts nobody.
 func wants(st *workloadState, svc *mesh.Service) string {
 	if svc == nil || len(svc.SANs) == 0 {
 		return st.identity
 	}
-	all := append([]string{st.identity}, svc.SANs...)
-	slices.Sort(all)
-	return unique.Make(strings.Join(slices.Compact(all), ",")).Value()
+	ids := []identity.ID{st.workload.Identity()}
+	for _, san := range svc.SANs {
+		if id, err := identity.Parse(san); err == nil {
+			ids = append(ids, id)
+		}
+	}
+	return unique.Make(identity.JoinIDs(ids...)).Value()
 }
 
 // nearness ranks a workload by the service's preference, and reports whether it

@@ -99,7 +99,7 @@ func TestBackendAndGateway(t *testing.T) {
 	s := waypointStore()
 	wp := svc("default/waypoint", "10.1.0.9")
 	wp.Ports = []mesh.Port{{Name: "mesh", Service: 15008, Target: 15008}}
-	wp.SANs = []string{"spiffe://cluster.local/ns/default/sa/extra"}
+	wp.SANs = []string{"spiffe://cluster.local/ns/default/sa/extra", "*.example.com"}
 	apply(t, s, svc("default/items", "10.1.0.1"), wp, pod("default/wp-1", "10.0.0.9", "default/waypoint"))
 	snap := s.Snapshot()
 
