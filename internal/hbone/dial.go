@@ -98,8 +98,10 @@ func (p *Pool) connect(ctx context.Context, k Key) (*loop.Socket, identity.ID, e
 		return nil, identity.ID{}, err
 	}
 	sock, err := loop.Handshake(ctx, nc, identity.ClientConfig(p.o.Identity, k.Self, wants...), loop.ClientSide)
-	if err != nil {
+	if err != nil && context.Cause(ctx) != context.Canceled { // unless nobody waits any more
 		p.o.Events.HandshakeFailed(k.Addr, fmt.Errorf("hbone: handshake with %v: %w", k.Addr, err))
+	}
+	if err != nil {
 		return nil, identity.ID{}, err
 	}
 	peer, err := identity.PeerID(sock.TLS())
@@ -123,14 +125,14 @@ func (x *dial) done(sock *loop.Socket, peer identity.ID, err error) {
 		w.dial = nil
 	}
 	defer p.settle(d)
-	switch {
-	case err != nil:
+	if err == nil && (len(waiters) == 0 || p.ended != nil) { // nobody is to use it any more
+		err = ErrClosed
+		sock.Abort(err)
+	}
+	if err != nil {
 		for _, w := range waiters {
 			w.fail(&DialError{d.key.Addr, err})
 		}
-		return
-	case len(waiters) == 0 || p.ended != nil: // everyone gave up meanwhile
-		sock.Abort(context.Canceled)
 		return
 	}
 	c := newPoolConn(d, sock, peer)

@@ -112,7 +112,7 @@ func TestTenThousandTunnels(t *testing.T) {
 
 // TestAbandonedTunnels has clients give up at every stage.
 func TestAbandonedTunnels(t *testing.T) {
-	const n = 2000
+	const n = 400
 	inMemory(t, rigOptions{}, func(r *rig) {
 		synctest.Wait()
 		goroutines, buffers := ours(), bufs.InUse()

@@ -343,8 +343,11 @@ func (srv *Server) Shutdown(ctx context.Context) error {
 	})
 	err := srv.wait(ctx)
 	srv.stop()
+	srv.wg.Wait() // every handshake has posted what came of it
+	if err == nil {
+		err = srv.wait(ctx) // what was being accepted when the listener closed
+	}
 	if err != nil {
-		srv.wg.Wait() // the handshakes have posted what they have
 		srv.each(func(on *serverLoop) {
 			for c := range on.conns {
 				c.sock.Abort(err)
@@ -352,7 +355,6 @@ func (srv *Server) Shutdown(ctx context.Context) error {
 		})
 		_ = srv.wait(context.Background()) // aborting takes no peer
 	}
-	srv.wg.Wait()
 	return err
 }
 
@@ -364,6 +366,10 @@ func (srv *Server) wait(ctx context.Context) error {
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}
+	}
+	select {
+	case srv.idle <- struct{}{}: // for another Shutdown
+	default:
 	}
 	return nil
 }

@@ -43,8 +43,9 @@ type Files struct {
 	files map[string]*file // by path, every one that was ever read well
 	warn  map[string]string
 
-	stop    chan struct{}
-	stopped chan struct{}
+	stop     context.CancelFunc
+	stopping context.Context
+	stopped  chan struct{}
 }
 
 // A filesView is all that the directory says. It is immutable.
@@ -70,8 +71,9 @@ func openFiles(dir string, o Options) (*Files, error) {
 	s := &Files{
 		dir: dir, name: "identity: files:" + dir, o: o,
 		files: map[string]*file{}, warn: map[string]string{},
-		stop: make(chan struct{}), stopped: make(chan struct{}),
+		stopped: make(chan struct{}),
 	}
+	s.stopping, s.stop = context.WithCancel(context.Background())
 	if fi, err := os.Stat(dir); err != nil {
 		return nil, fmt.Errorf("%s: %w", s.name, err)
 	} else if !fi.IsDir() {
@@ -89,7 +91,7 @@ func openFiles(dir string, o Options) (*Files, error) {
 
 // Close ends the watching of the directory.
 func (s *Files) Close() error {
-	close(s.stop)
+	s.stop()
 	<-s.stopped
 	return nil
 }
@@ -119,7 +121,7 @@ func (s *Files) Certificate(_ context.Context, id ID) (*tls.Certificate, error) 
 func (s *Files) run(w *watch) {
 	defer close(s.stopped)
 	defer w.close()
-	for w.wait(s.stop) {
+	for w.wait(s.stopping.Done()) {
 		w.add(s.load())
 		s.o.looked()
 	}
