@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 
+	"sigs.k8s.io/yaml"
+
 	"github.com/waystone-mesh/waystone/authz"
 	"github.com/waystone-mesh/waystone/authz/authztest"
 	"github.com/waystone-mesh/waystone/internal/identity"
@@ -111,8 +113,8 @@ func (s *script) run(t *testing.T, line int, block []string) string {
 	return ""
 }
 
-func (s *script) policy(yaml string) string {
-	policies, err := authztest.Read([]byte(yaml))
+func (s *script) policy(text string) string {
+	policies, err := authztest.Read([]byte(text), yaml.UnmarshalStrict)
 	if err != nil {
 		return "unreadable: " + strings.TrimSpace(err.Error())
 	}

@@ -8,6 +8,8 @@ import (
 	"slices"
 	"testing"
 
+	"sigs.k8s.io/yaml"
+
 	"github.com/waystone-mesh/waystone/authz"
 	"github.com/waystone-mesh/waystone/authz/authztest"
 	"github.com/waystone-mesh/waystone/internal/identity"
@@ -65,11 +67,11 @@ func (m match) matches(in *authz.Input) bool {
 // same policies does.
 func TestNodeDecidesAsZtunnel(t *testing.T) {
 	wire := readAuthorizations(t)
-	yaml, err := os.ReadFile("testdata/ztunnel/policies.yaml")
+	text, err := os.ReadFile("testdata/ztunnel/policies.yaml")
 	if err != nil {
 		t.Fatal(err)
 	}
-	policies, err := authztest.Read(yaml)
+	policies, err := authztest.Read(text, yaml.UnmarshalStrict)
 	if err != nil {
 		t.Fatal(err)
 	}

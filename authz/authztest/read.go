@@ -7,8 +7,6 @@ import (
 	"bytes"
 	"fmt"
 
-	"sigs.k8s.io/yaml"
-
 	"github.com/waystone-mesh/waystone/authz"
 )
 
@@ -45,15 +43,16 @@ type rule struct {
 }
 
 // Read reads the policies in a YAML stream. A namespace that is missing is
-// "default". Fields that a policy does not have are errors.
-func Read(stream []byte) (out []*authz.Policy, err error) {
+// "default". The caller brings the reader of YAML, whose home is elsewhere:
+// yaml.UnmarshalStrict, so that fields that a policy does not have are errors.
+func Read[Option any](stream []byte, unmarshal func([]byte, any, ...Option) error) (out []*authz.Policy, err error) {
 	stream = append([]byte("\n"), stream...)
 	for i, doc := range bytes.Split(stream, []byte("\n---")) {
 		if len(bytes.TrimSpace(doc)) == 0 {
 			continue
 		}
 		var m manifest
-		if err := yaml.UnmarshalStrict(doc, &m); err != nil {
+		if err := unmarshal(doc, &m); err != nil {
 			return nil, fmt.Errorf("policy: document %d: %w", i, err)
 		}
 		p, err := m.policy()

@@ -15,6 +15,7 @@ import (
 	netrbac "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/rbac/v3"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/types/known/anypb"
+	"sigs.k8s.io/yaml"
 
 	"github.com/waystone-mesh/waystone/authz"
 	"github.com/waystone-mesh/waystone/authz/authztest"
@@ -181,7 +182,7 @@ func readPolicies(t *testing.T, names []string) (out []*authz.Policy) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		p, err := authztest.Read(b)
+		p, err := authztest.Read(b, yaml.UnmarshalStrict)
 		if err != nil {
 			t.Fatalf("%s: %v", name, err)
 		}

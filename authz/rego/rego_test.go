@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 
+	"sigs.k8s.io/yaml"
+
 	"github.com/waystone-mesh/waystone/authz"
 	"github.com/waystone-mesh/waystone/authz/authztest"
 	"github.com/waystone-mesh/waystone/internal/identity"
@@ -18,11 +20,11 @@ var rewrite = flag.Bool("rewrite", false, "write the module that the policies gi
 
 // The module is for people, too: this is what it looks like.
 func TestModuleReadsWell(t *testing.T) {
-	yaml, err := os.ReadFile("testdata/policies.yaml")
+	text, err := os.ReadFile("testdata/policies.yaml")
 	if err != nil {
 		t.Fatal(err)
 	}
-	policies, err := authztest.Read(yaml)
+	policies, err := authztest.Read(text, yaml.UnmarshalStrict)
 	if err != nil {
 		t.Fatal(err)
 	}
