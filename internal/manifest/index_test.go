@@ -15,7 +15,7 @@ import (
 // says along the way with what a fresh one makes of the same objects at once.
 // It finds what touch forgets.
 func TestIncrementalEqualsFresh(t *testing.T) {
-	seeds, steps := uint64(16), 50
+	seeds, steps := uint64(60), 80
 	if testing.Short() {
 		seeds = 4
 	}
@@ -101,7 +101,7 @@ type generator struct{ *rand.Rand }
 func (g *generator) one(of ...string) string { return of[g.IntN(len(of))] }
 
 func (g *generator) object(t *testing.T) *Object {
-	ns := g.one("a", "b", "istio-system")
+	ns := g.one("a", "a", "a", "b", "istio-system")
 	meta := func(name string, extra ...string) string {
 		return "metadata: {name: " + name + ", namespace: " + ns + ", labels: {" + strings.Join(extra, ", ") + "}}\n"
 	}
@@ -118,7 +118,7 @@ func (g *generator) object(t *testing.T) *Object {
 			"spec: {nodeName: " + g.one("n1", "n2") + ", serviceAccountName: " + g.one("s1", "s2") + ", containers: [{name: c, ports: [{name: named, containerPort: " + g.one("1", "2") + "}]}]}\n" +
 			"status: {podIP: " + g.one("10.0.0.1", "10.0.0.2", `""`) + "}\n"
 	case 5:
-		text = "apiVersion: v1\nkind: Service\n" + meta(g.one("v1", "v2"), g.one("z: z", "istio.io/use-waypoint: w1", "istio.io/use-waypoint: none", "gateway.networking.k8s.io/gateway-name: w2")) +
+		text = "apiVersion: v1\nkind: Service\n" + meta(g.one("v1", "v2"), g.one("z: z", "istio.io/use-waypoint: w1", "istio.io/use-waypoint: none", "gateway.networking.k8s.io/gateway-name: w2, istio.io/use-waypoint: w1")) +
 			"spec: {type: " + g.one("ClusterIP", "ClusterIP", "ExternalName") + ", selector: {" + g.one("app: x", "app: w", "app: x, z: z", "gateway.networking.k8s.io/gateway-name: w1") + "}, ports: [{port: " + g.one("80", "81") + ", targetPort: " + g.one("named", "8080") + "}]}\n"
 	case 6:
 		text = "apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {name: " + g.one("w1", "w2") + ", namespace: " + ns + ", annotations: {" + g.one("", "istio.io/for-service-account: s1", "ambient.istio.io/waypoint-inbound-binding: PROXY/15088") + "}, labels: {" + g.one("", "istio.io/waypoint-for: all", "istio.io/waypoint-for: workload") + "}}\n" +
