@@ -4,8 +4,8 @@ package flow
 // and resets included, with back-pressure. It owns no bytes.
 //
 // Half-close is kept: an end on one side closes the write direction of the
-// other, and the pair is done when both directions have ended, or at the first
-// reset.
+// other, and the pair is done when both directions have ended and everything
+// has left, or at the first reset.
 type Pair struct {
 	a, b end
 	done func(error)
@@ -18,14 +18,16 @@ type end struct {
 	other  *end
 	eof    bool
 	bytes  uint64
+	before int // queued on stream when it was joined: Sent counts it first
 }
 
 // Join makes a and b a pair. The caller installs p.A as the receiver of a and
 // p.B as that of b. done is called once: with nil when both directions have
-// ended, else with what reset the pair.
+// ended, else with what reset the pair. What was written to either before is
+// none of the other's bytes, and is not credited there.
 func (p *Pair) Join(a, b Stream, done func(error)) {
-	p.a = end{pair: p, stream: a, other: &p.b}
-	p.b = end{pair: p, stream: b, other: &p.a}
+	p.a = end{pair: p, stream: a, other: &p.b, before: a.Queued()}
+	p.b = end{pair: p, stream: b, other: &p.a, before: b.Queued()}
 	p.done = done
 }
 
@@ -65,12 +67,25 @@ func (e *end) Data(b []byte) {
 func (e *end) EOF() {
 	e.eof = true
 	e.other.stream.CloseWrite()
-	if e.other.eof {
-		e.pair.finish(nil)
-	}
+	e.pair.settle()
 }
 
-func (e *end) Sent(n int) { e.other.stream.Credit(n) }
+func (e *end) Sent(n int) {
+	k := min(n, e.before)
+	e.before -= k
+	if n -= k; n > 0 {
+		e.other.stream.Credit(n)
+	}
+	e.pair.settle()
+}
+
+// settle finishes the pair when nothing more comes and nothing waits. Whoever
+// drains waits for pairs, and what is still queued would be lost.
+func (p *Pair) settle() {
+	if p.a.eof && p.b.eof && p.a.stream.Queued() == 0 && p.b.stream.Queued() == 0 {
+		p.finish(nil)
+	}
+}
 
 func (e *end) Reset(err error) {
 	e.other.stream.Reset(err)

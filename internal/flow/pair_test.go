@@ -76,6 +76,35 @@ func TestPairHalfCloses(t *testing.T) {
 	}
 }
 
+func TestPairCreditsNothingThatWasWrittenBefore(t *testing.T) {
+	p, a, b := &Pair{}, &stream{queue: true}, &stream{}
+	a.Write(make([]byte, 12))
+	p.Join(a, b, func(error) {})
+	p.B().Data(make([]byte, 8))
+	for _, row := range []struct{ sent, credit int }{{10, 0}, {5, 3}, {5, 8}} {
+		p.A().Sent(row.sent)
+		if b.credit != row.credit {
+			t.Errorf("after %d more bytes: credited %d, want %d", row.sent, b.credit, row.credit)
+		}
+	}
+}
+
+func TestPairIsDoneWhenAllHasLeft(t *testing.T) {
+	p, a, b, ends := join()
+	a.queue = true
+	p.B().Data(make([]byte, 9))
+	p.A().EOF()
+	p.B().EOF()
+	if !a.ended || !b.ended || len(*ends) != 0 {
+		t.Errorf("with 9 bytes queued: ended %t and %t, done %v", a.ended, b.ended, *ends)
+	}
+	a.queued = 0
+	p.A().Sent(9)
+	if !slices.Equal(*ends, []error{nil}) {
+		t.Errorf("done %v", *ends)
+	}
+}
+
 func TestPairResets(t *testing.T) {
 	why := errors.New("why")
 	p, a, b, ends := join()
