@@ -26,7 +26,7 @@ func TestChaos(t *testing.T) {
 			}
 			inMemory(t, o, func(r *rig) {
 				if seed%3 == 0 {
-					r.net.Segment(11)
+					r.net.Segment(1500)
 				}
 				buffers := bufs.InUse()
 				all := r.chaos(rand.New(rand.NewPCG(seed, 1)))

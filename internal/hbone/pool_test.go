@@ -354,7 +354,7 @@ func TestPoolShutdown(t *testing.T) {
 func TestRotationIsHot(t *testing.T) {
 	inMemory(t, rigOptions{}, func(r *rig) {
 		first := r.open("echo")
-		for h := range 10 {
+		for h := range 4 {
 			time.Sleep(7 * time.Hour)
 			if s := r.stats(); s.Conns != 1 {
 				t.Fatalf("%+v", s)

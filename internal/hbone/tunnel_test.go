@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"math/rand/v2"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -38,6 +39,22 @@ func TestTunnelCarriesBytesAndHalfCloses(t *testing.T) {
 		r.settle("the stream stays", func(s Stats) bool { return s.Tunnels == 0 })
 		if s := r.stats(); s.Conns != 1 || s.Dials != 0 {
 			t.Errorf("got %+v", s)
+		}
+	})
+}
+
+// TestTunnelInSmallPieces has the network deliver a few bytes at a time.
+func TestTunnelInSmallPieces(t *testing.T) {
+	inMemory(t, rigOptions{}, func(r *rig) {
+		for _, size := range []int{1, 2, 7, 23} {
+			r.net.Segment(size)
+			e := r.open("echo")
+			want := strings.Repeat("abcdefghij", 50)
+			if got := e.roundTrip(want); got != want {
+				t.Errorf("%d at a time: got %q", size, got)
+			}
+			e.closeWrite()
+			e.untilEOF()
 		}
 	})
 }
