@@ -42,6 +42,7 @@ type Options struct {
 	MaxAge         time.Duration // of a client's HBONE connection, jittered by a tenth; none
 	ConnectTimeout time.Duration // 10 s, Istio's
 	PoolIdle       time.Duration // how long an unused HBONE connection is kept; 5 min
+	PoolStreams    int           // tunnels that share an HBONE connection we open; 100
 	UpstreamIdle   time.Duration // how long an unused connection to an endpoint is kept; 1 min
 
 	// Budget is how many bytes of buffers may be out in the whole process before

@@ -53,7 +53,7 @@ func newWorker(w *Waypoint, l *loop.Loop) *worker {
 	}
 	k.pool = hbone.NewPool(hbone.PoolOptions{
 		Loop: l, Identity: w.options.Identity, Dial: w.options.Dial, H2: w.options.HBONE,
-		IdleRelease: w.options.PoolIdle, ConnectTimeout: w.options.ConnectTimeout,
+		IdleRelease: w.options.PoolIdle, MaxStreams: w.options.PoolStreams, ConnectTimeout: w.options.ConnectTimeout,
 	})
 	k.timer.F = k.tick
 	l.Do(func() { l.After(&k.timer, time.Second) })

@@ -52,6 +52,7 @@ type Options struct {
 	HBONE          h2.Options
 	ConnectTimeout time.Duration // 10 s
 	PoolIdle       time.Duration // 5 min, as ztunnel's
+	PoolStreams    int           // tunnels that share a connection we open; 100
 }
 
 // A Ztunnel is the node tunnel of one node. All of its methods are safe for
@@ -104,7 +105,7 @@ func newWorker(z *Ztunnel, l *loop.Loop) *worker {
 	w := &worker{Ztunnel: z, loop: l, inbound: map[*inbound]struct{}{}, outbound: map[*outbound]struct{}{}}
 	w.pool = hbone.NewPool(hbone.PoolOptions{
 		Loop: l, Identity: o.Identity, Dial: o.Dial, H2: o.HBONE,
-		ConnectTimeout: o.ConnectTimeout, IdleRelease: o.PoolIdle, ResetIsEOF: true,
+		ConnectTimeout: o.ConnectTimeout, IdleRelease: o.PoolIdle, MaxStreams: o.PoolStreams, ResetIsEOF: true,
 	})
 	w.timer.F = w.flush
 	l.Do(func() { l.After(&w.timer, flushEvery) })
