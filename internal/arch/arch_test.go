@@ -57,10 +57,13 @@ var imports = map[string]string{
 	"cmd/waypoint":              "*",
 	"cmd/ztunnel":               "*",
 	"cmd/waystone":              "*",
+	"internal/dump":             "authz internal/config internal/identity internal/mesh routing",
+	"internal/program":          "*",
 	"internal/meshtest":         "*",
 	"internal/arch":             "",
 	"internal/demo":             "*",
-	"examples/bookinfo/service": "",
+	"examples/bookinfo":         "internal/config internal/file internal/l7 internal/manifest internal/mesh routing",
+	"examples/bookinfo/service": "examples/bookinfo",
 }
 
 // homes lists the packages that may import a heavy dependency, by import path
@@ -78,8 +81,8 @@ var homes = map[string]string{
 	"github.com/spiffe/go-spiffe":   "internal/identity",
 	"golang.org/x/net/http2":        "internal/h2",
 	"github.com/fsnotify/fsnotify":  "internal/identity internal/file",
-	"net/http":                      "internal/admin internal/demo internal/meshtest examples/bookinfo/service",
-	"github.com/spf13/cobra":        "cmd/waypoint cmd/ztunnel cmd/waystone",
+	"net/http":                      "internal/admin internal/demo internal/meshtest examples/bookinfo",
+	"github.com/spf13/":             "cmd/waystone internal/program",
 }
 
 // A file is one Go source file of the module.

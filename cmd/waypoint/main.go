@@ -1,0 +1,11 @@
+// Waypoint is the L7 proxy of the mesh; see its --help. What it runs is the list
+// in internal/program.
+package main
+
+import (
+	"os"
+
+	"github.com/waystone-mesh/waystone/internal/program"
+)
+
+func main() { os.Exit(program.Main(program.Waypoint())) }
