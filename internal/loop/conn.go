@@ -250,6 +250,9 @@ func (s *Socket) writeTLS() bool {
 		if keeper != nil {
 			keeper.wrote(len(p))
 		}
+		if err != nil && s.phase == closing {
+			return s.sendSealed() // TLS has failed, and has said so
+		}
 		if err != nil {
 			l.sealed = l.sealed[:0]
 			s.fail(s.opError("write", err))

@@ -211,8 +211,13 @@ func TestCloseFlushesFirst(t *testing.T) {
 			d.out = want
 			d.s.Close()
 		})
-		go e.write(peer, []byte("nor this"))
+		wrote := make(chan struct{})
+		go func() {
+			defer close(wrote)
+			e.write(peer, []byte("nor this"))
+		}()
 		got, err := io.ReadAll(peer)
+		<-wrote
 		if err != nil || !bytes.Equal(got, want) {
 			e.Errorf("peer read %d bytes, %v; want %d", len(got), err, len(want))
 		}

@@ -139,9 +139,12 @@ func TestTCPCopy(t *testing.T) {
 		before := bufs.InUse()
 		a, b := &leg{}, &leg{}
 		peerA, peerB := e.leg(64<<10, a), e.leg(64<<10, b)
+		var pair flow.Pair
+		done := make(chan error, 1)
 		e.on(func() {
-			a.t.SetReceiver(&copier{from: a.t, to: b.t})
-			b.t.SetReceiver(&copier{from: b.t, to: a.t})
+			pair.Join(a.t, b.t, func(err error) { done <- err })
+			a.t.SetReceiver(pair.A())
+			b.t.SetReceiver(pair.B())
 		})
 		const size = 2 << 20
 		want := pattern(size)
@@ -168,22 +171,12 @@ func TestTCPCopy(t *testing.T) {
 		if err != nil || !bytes.Equal(got, want) {
 			e.Errorf("peer read %d bytes, %v", len(got), err)
 		}
+		if err := <-done; err != nil {
+			e.Errorf("done(%v)", err)
+		}
 		e.until("both to be gone", func() bool { return len(e.l.sockets) == 0 })
 	})
 }
-
-// A copier passes one direction on and credits what has left. It receives for
-// from, so Sent is about what was written to from.
-type copier struct{ from, to *TCP }
-
-func (c *copier) Data(p []byte) {
-	if q := c.to.Write(p); q < len(p) {
-		c.from.Credit(len(p) - q)
-	}
-}
-func (c *copier) EOF()            { c.to.CloseWrite() }
-func (c *copier) Sent(n int)      { c.to.Credit(n) }
-func (c *copier) Reset(err error) { c.to.Reset(err) }
 
 func TestTCPReset(t *testing.T) {
 	each(t, func(e *env) {

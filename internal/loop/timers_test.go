@@ -98,6 +98,7 @@ func TestTimerOfNothing(t *testing.T) {
 // The heap fires what a sorted list would, whatever was done to it.
 func FuzzTimers(f *testing.F) {
 	f.Add([]byte{1, 10, 2, 20, 1, 30, 3, 5, 129, 0, 255, 25})
+	f.Add([]byte{0, 10, 0, 20, 1, 15, 255, 30}) // put off, but not beyond the others
 	f.Fuzz(func(t *testing.T, script []byte) {
 		var h timers
 		var ts [8]Timer
