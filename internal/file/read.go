@@ -88,9 +88,9 @@ func (s *Source) directories() []string {
 }
 
 // look reads those of names that may have changed, because of their stamp or
-// because they are named, and applies what follows. It reports whether to look
-// again soon.
-func (s *Source) look(store *config.Store, names []string, named map[string]bool, first bool) (again bool) {
+// because they are named, and applies what follows, with anyway even if nothing
+// does. It reports whether to look again soon.
+func (s *Source) look(store *config.Store, names []string, named map[string]bool, anyway bool) (again bool) {
 	changed := 0
 	for name := range s.files {
 		if !slices.Contains(names, name) {
@@ -106,7 +106,7 @@ func (s *Source) look(store *config.Store, names []string, named map[string]bool
 			changed++
 		}
 	}
-	if changed == 0 && !first {
+	if changed == 0 && !anyway {
 		return again
 	}
 	changes, errs := s.merge(names)

@@ -83,6 +83,7 @@ type Source struct {
 	files   map[string]*read
 	owners  map[mesh.Key]*manifest.Object // as last given to the index
 	unknown map[string]bool               // kinds that have been reported
+	missing bool                          // the path itself cannot be read
 
 	mu       sync.Mutex
 	index    *manifest.Index // Guarded by mu.
@@ -132,7 +133,8 @@ func (s *Source) Run(ctx context.Context, store *config.Store) error {
 			s.unreadable(err)
 			continue
 		}
-		again = s.look(store, names, named, false)
+		again = s.look(store, names, named, s.missing)
+		s.missing = false
 	}
 }
 
@@ -153,7 +155,11 @@ func (s *Source) Ingress(gateway mesh.Key) *manifest.Ingress {
 
 // unreadable notes that the path itself cannot be read: nothing changes.
 func (s *Source) unreadable(err error) {
-	s.settleProblems([]*manifest.Error{{File: s.o.Path, Reason: plain(err)}})
+	problems := s.settleProblems([]*manifest.Error{{File: s.o.Path, Reason: plain(err)}})
+	if !s.missing && s.o.OnRead != nil {
+		s.o.OnRead(Report{Problems: problems})
+	}
+	s.missing = true
 }
 
 // settleProblems makes errs what is wrong now, and logs what is new.

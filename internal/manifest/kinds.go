@@ -97,6 +97,9 @@ func strict(raw []byte, into any) *fault {
 	unknown, err := strictjson.UnmarshalStrict(raw, into)
 	if err != nil {
 		if m := wrongType.FindStringSubmatch(err.Error()); m != nil {
+			if m[1] == "bool" {
+				return faultf(m[2], "bool is not allowed here (in YAML a plain y, n, yes, no, on or off is one)")
+			}
 			return faultf(m[2], "%s is not allowed here", m[1])
 		}
 		return &fault{"", plainReason(err)}
