@@ -103,8 +103,12 @@ func (x *Index) handOver(w *mesh.Workload, own *waypoint) {
 // select everywhere.
 func (x *Index) policiesOf(p *corev1.Pod) []mesh.Key {
 	var out []mesh.Key
+	waypoint := x.namespace(p.Namespace).serves(p.Labels) != nil
 	add := func(namespace string) {
 		for _, q := range x.namespace(namespace).policies {
+			if waypoint && gatewayOf(q.Selector) != "" {
+				continue // it is about what the waypoint serves, not about itself
+			}
 			if listed(q) && (len(q.Selector) == 0 || selects(q.Selector, p.Labels)) {
 				out = append(out, q.Policy.Key())
 			}
