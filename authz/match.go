@@ -196,8 +196,9 @@ func (m *Matcher) rope(pieces []string) bool {
 		if n != len(m.s) {
 			return false
 		}
-		rest, ok := m.s, true
+		rest := m.s
 		for _, p := range pieces {
+			var ok bool
 			if rest, ok = strings.CutPrefix(rest, p); !ok {
 				return false
 			}

@@ -49,8 +49,9 @@ func (t *Telemetry) Watch(r Readings) error {
 }
 
 // ProxyPending reports that a workload is there which a node tunnel does not
-// serve yet; ProxyStarted, that it serves one, which was pending; ProxyStopped,
-// that it has ceased to.
+// serve yet; ProxyStarted, that it serves one, which was pending; ProxyForgotten,
+// that one is gone which was still pending; ProxyStopped, that it has ceased to
+// serve one.
 func (t *Telemetry) ProxyPending() { t.pending.Add(1) }
 
 // ProxyStarted is explained at [Telemetry.ProxyPending].
@@ -59,6 +60,9 @@ func (t *Telemetry) ProxyStarted() {
 	t.active.Add(1)
 	t.started.Add(1)
 }
+
+// ProxyForgotten is explained at [Telemetry.ProxyPending].
+func (t *Telemetry) ProxyForgotten() { t.pending.Add(-1) }
 
 // ProxyStopped is explained at [Telemetry.ProxyPending].
 func (t *Telemetry) ProxyStopped() {

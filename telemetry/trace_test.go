@@ -209,7 +209,7 @@ func TestSpan(t *testing.T) {
 	b.WriteString("took " + s.EndTime.Sub(s.StartTime).String() + "\nparent " + s.Parent.SpanID().String() + "\n")
 	var lines []string
 	for _, kv := range slices.Concat(s.Attributes, s.Resource.Attributes()) {
-		lines = append(lines, string(kv.Key)+" = "+kv.Value.Emit())
+		lines = append(lines, string(kv.Key)+" = "+kv.Value.String())
 	}
 	slices.Sort(lines)
 	golden(t, "span.golden", b.String()+strings.Join(lines, "\n")+"\n")

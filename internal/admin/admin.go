@@ -21,7 +21,7 @@ import (
 	"github.com/waystone-mesh/waystone/telemetry"
 )
 
-// Off, as an address, is for a listener that is not wanted.
+// Off is the address of a listener that is not wanted.
 const Off = "off"
 
 // Options configure a Server.

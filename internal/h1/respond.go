@@ -222,6 +222,32 @@ func (c *Server) CloseAfter() {
 	c.run()
 }
 
+// A Wait is what a Server waits for. It has no clock: whoever has one may set a
+// limit.
+type Wait uint8
+
+const (
+	ForRequest  Wait = iota // an idle connection's next
+	ForHead                 // the rest of a head
+	ForExchange             // an exchange is open, or what it wrote has not left
+	ForClose                // we have closed, the client has not
+)
+
+// Waiting returns what the Server waits for.
+func (c *Server) Waiting() Wait {
+	switch {
+	case c.open:
+		return ForExchange
+	case c.out.closed || c.gone:
+		return ForClose
+	case c.Idle():
+		return ForRequest
+	case c.in.stage == atHead:
+		return ForHead
+	}
+	return ForExchange
+}
+
 // Idle reports whether no exchange is open and no byte of another has come.
 func (c *Server) Idle() bool {
 	return !c.open && c.in.stage == atHead && c.in.heads.part == nil && c.wait.Len() == 0

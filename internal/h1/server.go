@@ -94,7 +94,7 @@ func NewServer(s flow.Stream, h ServerHandler, l Limits) *Server {
 	return &Server{stream: s, h: h, limits: l.withDefaults(), out: outgoing{stream: s}}
 }
 
-// Data, EOF, Sent and Reset are the stream's.
+// Data and, below, EOF, Sent and Reset are the stream's.
 func (c *Server) Data(p []byte) {
 	if c.gone {
 		return

@@ -158,7 +158,7 @@ func (c *Conn) Open(f l7.Fields, end bool) (*Stream, error) {
 		return nil, ErrNoStreams
 	}
 	if n := listSize(f); n > int64(c.peer.headerList) {
-		return nil, errHeaderList
+		return nil, ErrHeaderList
 	}
 	s := c.newStream(c.nextID)
 	c.nextID += 2
@@ -170,7 +170,9 @@ func (c *Conn) Open(f l7.Fields, end bool) (*Stream, error) {
 	return s, nil
 }
 
-var errHeaderList = errors.New("h2: open: the fields are longer than the peer accepts")
+// ErrHeaderList is returned by [Conn.Open] for a head that the peer would not
+// accept.
+var ErrHeaderList = errors.New("h2: open: the fields are longer than the peer accepts")
 
 func (c *Conn) newStream(id uint32) *Stream {
 	window := c.o.StreamWindow

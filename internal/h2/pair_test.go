@@ -209,7 +209,7 @@ func TestChangedFollowsWhatOpenCanDo(t *testing.T) {
 	if changes == 0 {
 		t.Error("not told of the peer's SETTINGS")
 	}
-	s := p.open(toRequest, true)
+	p.open(toRequest, true)
 	if got := c.Available(); got != 0 {
 		t.Errorf("got %d available", got)
 	}
@@ -218,7 +218,7 @@ func TestChangedFollowsWhatOpenCanDo(t *testing.T) {
 	if changes == 0 || c.Available() != 1 {
 		t.Errorf("after the response: %d changes, %d available", changes, c.Available())
 	}
-	s = p.open(toRequest, true)
+	s := p.open(toRequest, true)
 	changes = 0
 	s.Reset(nil)
 	if changes != 0 {
@@ -360,7 +360,7 @@ func TestStreamNumbersAreNotUsedTwice(t *testing.T) {
 		}
 		p.open(toTunnel, false)
 	}
-	if _, err := p.client.Open(toTunnel, false); err != ErrNoStreams {
+	if _, err := p.client.Open(toTunnel, false); !errors.Is(err, ErrNoStreams) {
 		t.Errorf("got %v, want ErrNoStreams", err)
 	}
 	if _, err := p.server.Open(toTunnel, false); err == nil {

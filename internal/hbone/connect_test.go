@@ -175,7 +175,9 @@ func FuzzConnect(f *testing.F) {
 		if again.For != fw.For || token(fw.Host) && again.Host != fw.Host {
 			t.Errorf("%q: %+v became %+v", c.Forwarded, fw, again)
 		}
-		ValidTraceparent(c.Traceparent)
+		if got := ValidTraceparent(c.Traceparent); got && len(c.Traceparent) != 55 {
+			t.Errorf("ValidTraceparent(%q) is true", c.Traceparent)
+		}
 	})
 }
 

@@ -98,7 +98,7 @@ func (p *Pool) connect(ctx context.Context, k Key) (*loop.Socket, identity.ID, e
 		return nil, identity.ID{}, err
 	}
 	sock, err := loop.Handshake(ctx, nc, identity.ClientConfig(p.o.Identity, k.Self, wants...), loop.ClientSide)
-	if err != nil && context.Cause(ctx) != context.Canceled { // unless nobody waits any more
+	if err != nil && !errors.Is(context.Cause(ctx), context.Canceled) { // unless nobody waits any more
 		p.o.Events.HandshakeFailed(k.Addr, fmt.Errorf("hbone: handshake with %v: %w", k.Addr, err))
 	}
 	if err != nil {

@@ -104,14 +104,14 @@ func strict(raw []byte, into any) *fault {
 		}
 		return &fault{"", plainReason(err)}
 	}
-	for _, err := range unknown {
-		reason, field, ok := strings.Cut(err.Error(), ` "`)
-		if !ok {
-			return &fault{"", err.Error()}
-		}
-		return &fault{strings.TrimSuffix(field, `"`), reason}
+	if len(unknown) == 0 {
+		return nil
 	}
-	return nil
+	reason, field, ok := strings.Cut(unknown[0].Error(), ` "`)
+	if !ok {
+		return &fault{"", unknown[0].Error()}
+	}
+	return &fault{strings.TrimSuffix(field, `"`), reason}
 }
 
 // wrongType reads the path out of the decoder's message: its error type is

@@ -36,9 +36,6 @@ const (
 // workloads and services of its waypoints.
 const managedByMesh = "istio.io-mesh-controller"
 
-// hbonePort is where waypoints listen.
-const hbonePort = 15008
-
 // Protocols of a waypoint's listener: today's, and that of the first releases.
 const (
 	listenerHBONE gatewayv1.ProtocolType = "HBONE"

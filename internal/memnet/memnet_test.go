@@ -178,7 +178,8 @@ func TestDeadlines(t *testing.T) {
 		a.SetReadDeadline(start.Add(time.Minute))
 		_, err := a.Read(make([]byte, 1))
 		wantError(t, "Read", err, os.ErrDeadlineExceeded)
-		if ne, ok := err.(net.Error); !ok || !ne.Timeout() {
+		var ne net.Error
+		if !errors.As(err, &ne) || !ne.Timeout() {
 			t.Errorf("%v is not a timeout", err)
 		}
 		a.SetWriteDeadline(start.Add(time.Hour))

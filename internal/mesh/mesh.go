@@ -29,7 +29,7 @@ type Hostname struct{ Namespace, Host string }
 
 func (h Hostname) String() string { return h.Namespace + "/" + h.Host }
 
-// A Tunnel protocol says how a workload is reached.
+// A TunnelProtocol says how a workload is reached.
 type TunnelProtocol uint8
 
 // The ways to reach a workload (istio.workload.TunnelProtocol).
