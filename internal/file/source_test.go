@@ -2,7 +2,6 @@ package file
 
 import (
 	"bytes"
-	"context"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -51,11 +50,10 @@ func start(t *testing.T, dir, path string, o Options) (*harness, Report) {
 	o.Manifest.ByLabel = true
 	o.Logger = slog.New(slog.NewTextHandler(h.log, nil))
 	h.source = New(o)
-	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
+	ctx := t.Context() // ends before Cleanup
 	go func() { done <- h.source.Run(ctx, h.store) }()
 	t.Cleanup(func() {
-		cancel()
 		if err := <-done; err != nil {
 			t.Errorf("Run: %v", err)
 		}
@@ -318,7 +316,7 @@ func TestUnknownKindsAreReportedOnce(t *testing.T) {
 
 func TestPathMustExistAtFirst(t *testing.T) {
 	s := New(Options{Path: filepath.Join(t.TempDir(), "nothing")})
-	err := s.Run(context.Background(), config.NewStore(config.Options{}))
+	err := s.Run(t.Context(), config.NewStore(config.Options{}))
 	if err == nil || !strings.Contains(err.Error(), "no such file") {
 		t.Errorf("got %v", err)
 	}

@@ -3,6 +3,7 @@ package manifest
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"regexp"
@@ -128,7 +129,7 @@ func splitJSON(data []byte) (docs []document, ok bool) {
 	for {
 		start := int(dec.InputOffset())
 		var raw json.RawMessage
-		if err := dec.Decode(&raw); err == io.EOF {
+		if err := dec.Decode(&raw); errors.Is(err, io.EOF) {
 			return docs, true
 		} else if err != nil {
 			return nil, false
