@@ -6,7 +6,6 @@ import (
 	"time"
 
 	"github.com/waystone-mesh/waystone/internal/loop"
-	"github.com/waystone-mesh/waystone/internal/mesh"
 )
 
 // socksTimeout is how long a client may take to say where it wants to go: 10 s.
@@ -16,14 +15,26 @@ const socksTimeout = 10 * time.Second
 // ways to learn where a connection wants to go, the one that needs no rights;
 // whatever learns it ends in worker.carry.
 func (p *pod) capture(ln net.Listener) {
+	wait := time.Duration(0)
 	for {
 		nc, err := ln.Accept()
 		if err != nil {
-			if !errors.Is(err, net.ErrClosed) {
+			var t interface{ Temporary() bool }
+			if errors.As(err, &t) && t.Temporary() && !p.closed() {
+				// Out of descriptors, most likely: some will be closed.
+				wait = min(max(2*wait, 5*time.Millisecond), time.Second)
+				select {
+				case <-time.After(wait):
+				case <-p.over:
+				}
+				continue
+			}
+			if !p.closed() {
 				p.z.options.Log.Error("SOCKS listener failed", "address", ln.Addr().String(), "error", err)
 			}
 			return
 		}
+		wait = 0
 		l := p.z.options.Loops.Pick()
 		l.Do(func() { p.z.workers[l].greet(p, nc) })
 	}
@@ -39,67 +50,60 @@ type greeter struct {
 	done   bool
 }
 
+var errSilent = errors.New("socks: the client does not say where it wants to go")
+
 func (w *worker) greet(p *pod, nc net.Conn) {
 	g := &greeter{worker: w, pod: p}
 	g.leg = loop.NewTCP(w.loop, loop.Plain(nc), w.window(), g)
-	g.timer.F = func() { g.fail(errors.New("socks: the client does not say where it wants to go")) }
+	g.timer.F = func() { g.fail(errSilent) }
 	w.loop.After(&g.timer, socksTimeout)
+	w.greeters[g] = struct{}{}
+	if w.cutting {
+		g.fail(errDrained)
+	}
 }
 
 // window is what a pod's connection may have uncredited: what a tunnel may.
-func (w *worker) window() int {
-	if n := w.options.HBONE.StreamWindow; n > 0 {
-		return int(n)
-	}
-	return 256 << 10
-}
+func (w *worker) window() int { return int(w.options.HBONE.StreamWindow) }
 
+// Data reads what the client says. What it says about itself is credited here;
+// what it sends beyond that is the connection's.
 func (g *greeter) Data(p []byte) {
 	if g.done {
 		return
 	}
-	var reply []byte
-	reply, target, rest, done, err := g.socks.read(p, reply)
+	reply, target, rest, done, err := g.socks.read(p, nil)
+	g.leg.Credit(len(p) - len(rest))
+	g.leg.Write(reply)
 	switch {
 	case err != nil:
-		g.leg.Credit(len(p))
 		g.fail(err)
 	case done:
-		g.leg.Write(reply)
-		g.leg.Credit(len(p) - min(len(p), len(rest)))
-		g.carry(target, rest)
-	default:
-		g.leg.Write(reply)
-		g.leg.Credit(len(p))
+		g.finish()
+		g.socks = socks{}
+		g.worker.carry(g.pod, g.leg, target, rest, g.answer)
+		g.worker.left()
 	}
 }
 
-func (g *greeter) carry(target mesh.Authority, rest []byte) {
-	g.done = true
-	g.timer.Stop()
-	g.worker.carry(g.pod, g.leg, target, rest, func(err error) {
-		if err == nil {
-			g.leg.Write(appendReply(nil, socksOK))
-			return
-		}
-		g.leg.Write(appendReply(nil, replyFor(err)))
-	})
-}
+func (g *greeter) answer(err error) { g.leg.Write(appendReply(nil, replyFor(err))) }
 
 // fail tells a client that speaks SOCKS5 what is wrong, and closes.
 func (g *greeter) fail(err error) {
-	g.done = true
-	g.timer.Stop()
 	var known *socksError
-	if errors.As(err, &known) {
-		if known.reply == socksNoAcceptable {
-			g.leg.Write([]byte{socksVersion, socksNoAcceptable})
-		} else {
-			g.leg.Write(appendReply(nil, known.reply))
-		}
+	if errors.As(err, &known) && known.reply != socksNoAcceptable {
+		g.answer(err)
 	}
 	g.worker.options.Log.Debug("connection refused", "pod", g.pod.uid, "error", err)
 	g.leg.Socket().Close()
+	g.finish()
+	g.worker.left()
+}
+
+func (g *greeter) finish() {
+	g.done = true
+	g.timer.Stop()
+	delete(g.worker.greeters, g)
 }
 
 func (g *greeter) EOF() {
@@ -111,6 +115,8 @@ func (g *greeter) EOF() {
 func (g *greeter) Sent(int) {}
 
 func (g *greeter) Reset(error) {
-	g.done = true
-	g.timer.Stop()
+	if !g.done {
+		g.finish()
+		g.worker.left()
+	}
 }

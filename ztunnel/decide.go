@@ -1,10 +1,12 @@
 package ztunnel
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 
 	"github.com/waystone-mesh/waystone/internal/config"
 	"github.com/waystone-mesh/waystone/internal/identity"
@@ -21,6 +23,7 @@ var (
 	errOtherNetwork  = errors.New("ztunnel: the destination is in another network, and its service names no gateway there")
 	errNoWaypoint    = errors.New("ztunnel: the waypoint is not known")
 	errWaypointEmpty = errors.New("ztunnel: the waypoint has no healthy endpoint")
+	errNoAddress     = errors.New("ztunnel: the destination has no address")
 )
 
 // A route is what was decided about a connection: where to dial, how, and what
@@ -48,17 +51,11 @@ type decider struct {
 // them would come straight back.
 var illegal = [...]uint16{15001, 15006, 15008, 15080}
 
-func isIllegal(port uint16) bool {
-	for _, p := range illegal {
-		if p == port {
-			return true
-		}
-	}
-	return false
-}
+func isIllegal(port uint16) bool { return slices.Contains(illegal[:], port) }
 
 // decide returns where a connection from src to target goes. tried holds the
-// endpoints that failed already.
+// workloads that could not be reached: as long as there are others, it is one of
+// these.
 //
 //	addressed by   destination     waypoint of    result
 //	               speaks          service  pod
@@ -67,6 +64,7 @@ func isIllegal(port uint16) bool {
 //	VIP            TCP             no       -      TCP to podIP:targetPort
 //	VIP, no endpoint or no port    no       -      refused
 //	VIP, PASSTHROUGH               no       -      TCP to the VIP
+//	VIP, none but in another network        -      refused
 //	pod IP         any             -        yes    HBONE to the waypoint, authority podIP:port
 //	pod IP         HBONE           -        no     HBONE to podIP:15008, authority podIP:port
 //	pod IP         TCP             -        no     TCP to podIP:port
@@ -74,7 +72,9 @@ func isIllegal(port uint16) bool {
 //	unknown IP                                     TCP to it
 //
 // A waypoint of the service counts only for who addressed the service, one of
-// the pod only for who addressed the pod; they are never chained.
+// the pod only for who addressed the pod; they are never chained. A name stands
+// for the VIP of its service, even where that has none. Who is not in the mesh
+// himself goes plainly, waypoint or not.
 func (d *decider) decide(src *mesh.Workload, target mesh.Authority, tried []*mesh.Workload) (route, error) {
 	if target.IP.IsLoopback() && isIllegal(target.Port) && d.snap.Workload(d.network, target.IP) == nil {
 		return route{}, errSelfCall
@@ -90,9 +90,9 @@ func (d *decider) decide(src *mesh.Workload, target mesh.Authority, tried []*mes
 	}
 	w := dest.Workload
 	if gw := w.Waypoint; gw != nil && !d.isWaypoint(src, gw) && d.inMesh(src) {
-		return d.toWaypoint(gw, target, nil)
+		return d.toWaypoint(gw, target, nil, tried)
 	}
-	return d.toWorkload(src, w, netip.AddrPortFrom(target.IP, target.Port), nil), nil
+	return d.toWorkload(src, w, target.AddrPort(), nil), nil
 }
 
 // lookup finds what a client of a namespace means by target. A name may be short,
@@ -115,7 +115,7 @@ func (d *decider) lookup(namespace string, target mesh.Authority) *config.Destin
 func (d *decider) toService(src *mesh.Workload, dest *config.Destination, target mesh.Authority, tried []*mesh.Workload) (route, error) {
 	s := dest.Service
 	if gw := waypointOf(s); gw != nil && d.inMesh(src) {
-		return d.toWaypoint(gw, vip(s, target, d.network), s)
+		return d.toWaypoint(gw, vip(s, target, d.network), s, tried)
 	}
 	if s.Balance.Mode == mesh.Passthrough {
 		if target.IP.IsValid() {
@@ -126,12 +126,9 @@ func (d *decider) toService(src *mesh.Workload, dest *config.Destination, target
 	if dest.Port == nil {
 		return route{service: s}, fmt.Errorf("%w: %s has no port %d", errNoPort, s.Hostname, target.Port)
 	}
-	e := pick(dest.Endpoints, tried)
+	e := d.pick(dest.Endpoints, tried)
 	if e == nil {
-		return route{service: s}, fmt.Errorf("%w: %s:%d", errNoEndpoint, s.Hostname, target.Port)
-	}
-	if e.Workload.Network != d.network {
-		return route{service: s}, fmt.Errorf("%w: %s", errOtherNetwork, s.Hostname)
+		return route{service: s}, fmt.Errorf("%w: %s:%d", d.nowhere(dest.Endpoints, errNoEndpoint), s.Hostname, target.Port)
 	}
 	return d.toWorkload(src, e.Workload, e.Addr, s), nil
 }
@@ -150,22 +147,19 @@ func (d *decider) toWorkload(src, w *mesh.Workload, addr netip.AddrPort, s *mesh
 }
 
 // toWaypoint hands the connection, addressed as it was, to a waypoint.
-func (d *decider) toWaypoint(gw *mesh.GatewayAddress, authority mesh.Authority, s *mesh.Service) (route, error) {
+func (d *decider) toWaypoint(gw *mesh.GatewayAddress, authority mesh.Authority, s *mesh.Service, tried []*mesh.Workload) (route, error) {
 	dest := d.snap.Gateway(gw)
 	if dest == nil {
-		return route{service: s}, fmt.Errorf("%w: %v", errNoWaypoint, describe(gw))
+		return route{service: s}, fmt.Errorf("%w: %s", errNoWaypoint, describe(gw))
 	}
-	e := pick(dest.Endpoints, nil)
+	e := d.pick(dest.Endpoints, tried)
 	if e == nil {
-		return route{service: s}, fmt.Errorf("%w: %v", errWaypointEmpty, describe(gw))
-	}
-	port := gw.Port
-	if port == 0 {
-		port = d.port
+		return route{service: s}, fmt.Errorf("%w: %s", d.nowhere(dest.Endpoints, errWaypointEmpty), describe(gw))
 	}
 	r := route{
 		hop: telemetry.ToWaypoint, tunnel: true, service: s, dest: e.Workload,
-		addr: netip.AddrPortFrom(e.Addr.Addr(), port), authority: authority,
+		// The port of a waypoint's service leads to where its pods listen.
+		addr: netip.AddrPortFrom(e.Addr.Addr(), cmp.Or(e.Addr.Port(), gw.Port, d.port)), authority: authority,
 	}
 	r.accept(e.Workload, dest.Service)
 	return r, nil
@@ -197,7 +191,7 @@ func (d *decider) isWaypoint(src *mesh.Workload, gw *mesh.GatewayAddress) bool {
 		return false
 	}
 	for i := range dest.Endpoints {
-		if dest.Endpoints[i].Workload == src {
+		if dest.Endpoints[i].Workload.UID == src.UID { // src may be an older version
 			return true
 		}
 	}
@@ -239,12 +233,19 @@ func vip(s *mesh.Service, target mesh.Authority, network string) mesh.Authority 
 	return target
 }
 
-// pick chooses an endpoint at random by capacity, leaving out those that were
-// tried (istio.workload.Workload.capacity).
-func pick(eps []mesh.Endpoint, tried []*mesh.Workload) *mesh.Endpoint {
+// pick chooses an endpoint at random by capacity (istio.workload.Workload), of
+// those that are in reach, and if possible one that was not tried.
+func (d *decider) pick(eps []mesh.Endpoint, tried []*mesh.Workload) *mesh.Endpoint {
+	if e := d.pickFrom(eps, tried); e != nil || len(tried) == 0 {
+		return e
+	}
+	return d.pickFrom(eps, nil)
+}
+
+func (d *decider) pickFrom(eps []mesh.Endpoint, tried []*mesh.Workload) *mesh.Endpoint {
 	var sum uint64
 	for i := range eps {
-		if !contains(tried, eps[i].Workload) {
+		if d.reaches(&eps[i]) && !contains(tried, eps[i].Workload) {
 			sum += capacity(eps[i].Workload)
 		}
 	}
@@ -253,7 +254,7 @@ func pick(eps []mesh.Endpoint, tried []*mesh.Workload) *mesh.Endpoint {
 	}
 	n := rand.Uint64N(sum)
 	for i := range eps {
-		if contains(tried, eps[i].Workload) {
+		if !d.reaches(&eps[i]) || contains(tried, eps[i].Workload) {
 			continue
 		}
 		c := capacity(eps[i].Workload)
@@ -265,15 +266,28 @@ func pick(eps []mesh.Endpoint, tried []*mesh.Workload) *mesh.Endpoint {
 	return nil
 }
 
+// reaches reports whether an endpoint can be dialled from here.
+func (d *decider) reaches(e *mesh.Endpoint) bool {
+	return e.Workload.Network == d.network && e.Addr.Addr().IsValid()
+}
+
+// nowhere says why none of the endpoints was picked: none, if there is none.
+func (d *decider) nowhere(eps []mesh.Endpoint, none error) error {
+	for i := range eps {
+		if eps[i].Workload.Network == d.network {
+			return errNoAddress
+		}
+		none = errOtherNetwork
+	}
+	return none
+}
+
 func capacity(w *mesh.Workload) uint64 { return max(1, uint64(w.Capacity)) }
 
+// contains compares by UID: a workload that was replaced by a new version of
+// itself is the same place.
 func contains(list []*mesh.Workload, w *mesh.Workload) bool {
-	for _, x := range list {
-		if x == w {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(list, func(x *mesh.Workload) bool { return x.UID == w.UID })
 }
 
 func describe(gw *mesh.GatewayAddress) string {

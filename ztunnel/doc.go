@@ -17,6 +17,7 @@
 //	             does the application answer; only then 200; copy; report
 //	recheck.go   policy or workloads changed: judge what is open again
 //	report.go    the facts, handed over at the end
+//	drain.go     the end: let what is open finish, cut what does not
 //
 // Policy is the business of the destination's side alone. The caller's identity
 // is what its certificate says; everything else a peer sends (baggage, forwarded)

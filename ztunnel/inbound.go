@@ -1,11 +1,13 @@
 package ztunnel
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
+	"strings"
+	"syscall"
 
 	"github.com/waystone-mesh/waystone/authz"
 	"github.com/waystone-mesh/waystone/internal/config"
@@ -23,6 +25,7 @@ var (
 	errBypassed      = errors.New("bypassed waypoint")
 	errPolicy        = errors.New("policy rejection")
 	errPolicyChanged = errors.New("connection closed due to policy change")
+	errClientGone    = errors.New("the client gave up before it was answered")
 )
 
 // A statusError is an answer to a CONNECT, and why.
@@ -43,12 +46,13 @@ type inbound struct {
 	input  authz.Input
 	source *mesh.Workload // of the client, if it is known by its address
 
-	cancel  func()
-	pair    flow.Pair
-	copying bool
-	opened  bool
-	over    bool
-	rec     telemetry.TCP
+	cancel        func()
+	pair          flow.Pair
+	copying       bool
+	foreignSource bool // dialling from the client's address has failed
+	opened        bool
+	over          bool
+	rec           telemetry.TCP
 }
 
 // receive takes a CONNECT for a pod: is it for this pod, does policy let the
@@ -62,48 +66,55 @@ func (w *worker) receive(p *pod, in *hbone.Incoming) {
 		return
 	}
 	w.inbound[i] = struct{}{}
-	in.OnCancel(func() { i.finish(errGone) })
+	in.OnCancel(func() { i.finish(errClientGone) })
 	i.open(addr)
 	if err := i.judge(); err != nil {
 		i.refuse(err)
 		return
 	}
 	src := in.Source.Addr()
-	if w.options.NoOriginalSource || src == addr.Addr() {
+	if w.options.NoOriginalSource {
 		src = addr.Addr()
 	}
-	ctx, stop := context.WithTimeout(context.Background(), w.options.ConnectTimeout)
-	i.cancel = stop
-	go w.dial(ctx, stop, src, addr, i.connected)
+	i.cancel = w.dial(src, addr, i.connected)
 }
 
 // admit checks that the CONNECT is for the pod it came to, and returns where in
 // the pod it goes: always to the pod's own address.
 func (i *inbound) admit() (netip.AddrPort, error) {
-	snap := i.worker.options.Store.Snapshot()
-	network := i.worker.options.Network
-	i.source = snap.Workload(network, i.in.Source.Addr())
+	o := &i.worker.options
+	snap := o.Store.Snapshot()
 	local := i.in.Local.Addr()
-	if i.dest = snap.WorkloadAt(network, local); i.dest == nil {
-		return netip.AddrPort{}, &statusError{503, fmt.Errorf("%w: %v", errUnknownPod, local)}
+	if i.worker.cutting {
+		return netip.AddrPort{}, errDrained
+	}
+	// By the pod, not by the address, which may be another's by now.
+	if i.dest = snap.Destination(i.pod.uid); i.dest == nil {
+		return netip.AddrPort{}, fmt.Errorf("%w: %v", errUnknownPod, local)
+	}
+	if n := i.in.Network; n == "" || strings.EqualFold(n, o.Network) {
+		i.source = snap.Workload(o.Network, i.in.Source.Addr())
 	}
 	w, a := i.dest.Workload, i.in.Authority
 	port := a.Port
 	switch {
 	case !a.IP.IsValid():
-		d := snap.Lookup(network, w.Namespace, a)
+		d := snap.Lookup(o.Network, w.Namespace, a)
 		if d == nil || d.Service == nil {
-			return netip.AddrPort{}, &statusError{503, fmt.Errorf("%w: %v", errUnknownName, a)}
+			return netip.AddrPort{}, fmt.Errorf("%w: %v", errUnknownName, a)
 		}
-		if port = d.Service.TargetPort(w, a.Port); port == 0 {
-			return netip.AddrPort{}, &statusError{503, fmt.Errorf("%w: %v", errNoPort, a)}
+		if port = d.Service.TargetPort(w, a.Port); port == 0 && d.Port != nil {
+			port = d.Port.Target
+		}
+		if port == 0 {
+			return netip.AddrPort{}, fmt.Errorf("%w: %v", errNoPort, a)
 		}
 		i.rec.Service = d.Service
 	case a.IP != local && w.AppTunnel == nil && !i.behindUs(snap, a):
 		return netip.AddrPort{}, &statusError{400, fmt.Errorf("%w: the CONNECT is for %v, the connection came to %v", errWrongPod, a.IP, local)}
 	}
-	if isIllegal(port) {
-		return netip.AddrPort{}, &statusError{503, fmt.Errorf("%w: port %d", errSelfCall, port)}
+	if isIllegal(port) || port == o.HBONEPort || port == o.SOCKSPort {
+		return netip.AddrPort{}, fmt.Errorf("%w: port %d", errSelfCall, port)
 	}
 	if w.AppTunnel != nil && w.AppTunnel.Port != 0 {
 		port = w.AppTunnel.Port
@@ -117,28 +128,33 @@ func (i *inbound) behindUs(snap *config.Snapshot, a mesh.Authority) bool {
 	if d == nil {
 		return false
 	}
-	var gws []*mesh.GatewayAddress
-	if s := d.Service; s != nil {
-		gws = append(gws, s.Waypoint)
-		for k := range s.Canary {
-			gws = append(gws, &s.Canary[k].Waypoint)
-		}
-	} else {
+	gws := []*mesh.GatewayAddress{}
+	if d.Service != nil {
+		gws = waypointsOf(d.Service)
+	} else if d.Workload.Waypoint != nil {
 		gws = append(gws, d.Workload.Waypoint)
 	}
 	for _, gw := range gws {
-		if gw == nil {
-			continue
-		}
-		if g := snap.Gateway(gw); g != nil {
-			for k := range g.Endpoints {
-				if g.Endpoints[k].Workload == i.dest.Workload {
-					return true
-				}
-			}
+		if g := snap.Gateway(gw); g != nil && hasEndpoint(g, func(w *mesh.Workload) bool { return w == i.dest.Workload }) {
+			return true
 		}
 	}
 	return false
+}
+
+func waypointsOf(s *mesh.Service) []*mesh.GatewayAddress {
+	var gws []*mesh.GatewayAddress
+	if s.Waypoint != nil {
+		gws = append(gws, s.Waypoint)
+	}
+	for k := range s.Canary {
+		gws = append(gws, &s.Canary[k].Waypoint)
+	}
+	return gws
+}
+
+func hasEndpoint(d *config.Destination, is func(*mesh.Workload) bool) bool {
+	return slices.ContainsFunc(d.Endpoints, func(e mesh.Endpoint) bool { return is(e.Workload) })
 }
 
 // judge asks whether the caller may come in, as things are now.
@@ -158,23 +174,15 @@ func (i *inbound) throughWaypoint() bool {
 	snap := i.worker.options.Store.Snapshot()
 	w := i.dest.Workload
 	required := false
-	check := func(gw *mesh.GatewayAddress) bool {
-		if gw == nil {
-			return false
-		}
+	through := func(gw *mesh.GatewayAddress) bool {
 		g := snap.Gateway(gw)
 		if g == nil {
 			return false // a waypoint that is not there guards nothing yet
 		}
 		required = true
-		for k := range g.Endpoints {
-			if g.Endpoints[k].Workload.Identity() == i.in.Peer {
-				return true
-			}
-		}
-		return false
+		return hasEndpoint(g, func(w *mesh.Workload) bool { return w.Identity() == i.in.Peer })
 	}
-	if check(w.Waypoint) {
+	if w.Waypoint != nil && through(w.Waypoint) {
 		return true
 	}
 	for host := range w.Services {
@@ -182,10 +190,9 @@ func (i *inbound) throughWaypoint() bool {
 		if s == nil {
 			continue
 		}
-		for _, p := range s.Ports {
-			if s.TargetPort(w, p.Service) == i.input.Dest.Port() && check(s.Waypoint) {
-				return true
-			}
+		here := func(p mesh.Port) bool { return s.TargetPort(w, p.Service) == i.input.Dest.Port() }
+		if slices.ContainsFunc(s.Ports, here) && slices.ContainsFunc(waypointsOf(s), through) {
+			return true
 		}
 	}
 	return !required
@@ -200,23 +207,37 @@ func (i *inbound) connected(nc net.Conn, err error) {
 			nc.Close()
 		}
 		return
+	case err != nil && i.foreign(err):
+		i.cancel = i.worker.dial(i.input.Dest.Addr(), i.input.Dest, i.connected)
+		return
 	case err != nil:
-		i.refuse(&statusError{503, err})
+		i.refuse(err)
 		return
 	}
 	t := loop.NewTCP(i.worker.loop, loop.Plain(nc), i.worker.window(), nil)
 	tunnel := i.in.Accept(nil, l7.Fields{{Name: "baggage", Value: hbone.BaggageOf(i.dest.Workload).String()}})
-	i.pair.Join(tunnel, t, i.finish)
+	i.pair.Join(tunnel, t, i.done)
 	i.copying = true
 	tunnel.SetReceiver(i.pair.A())
 	t.SetReceiver(i.pair.B())
 }
 
+// foreign reports whether the dial failed because we may not take the client's
+// address for our own: then the pod's has to do.
+func (i *inbound) foreign(err error) bool {
+	first := !i.foreignSource
+	i.foreignSource = true
+	return first && (errors.Is(err, syscall.EADDRNOTAVAIL) || errors.Is(err, syscall.EPERM) || errors.Is(err, syscall.EACCES))
+}
+
 func (i *inbound) refuse(err error) {
 	status := 503
 	var s *statusError
-	if errors.As(err, &s) {
+	switch {
+	case errors.As(err, &s):
 		status = s.status
+	case errors.Is(err, errPolicyChanged):
+		status = 401
 	}
 	i.in.Refuse(status)
 	i.finish(err)
@@ -231,6 +252,8 @@ func (i *inbound) reset(err error) {
 	i.refuse(err)
 }
 
+func (i *inbound) done(err error) { i.finish(inOrder(err)) }
+
 func (i *inbound) finish(err error) {
 	if i.over {
 		return
@@ -242,4 +265,5 @@ func (i *inbound) finish(err error) {
 		cancel()
 	}
 	i.close(err)
+	i.worker.left()
 }

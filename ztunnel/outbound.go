@@ -33,7 +33,7 @@ type outbound struct {
 	target mesh.Authority
 	route  route
 	tried  []*mesh.Workload
-	answer func(error) // tells the pod's side how it went, once
+	answer func(error) // tells the pod's side how it went; nil once it has
 
 	held    bufs.Queue // what the pod sent before there was anybody to take it, not credited
 	eof     bool
@@ -52,43 +52,15 @@ func (w *worker) carry(p *pod, leg *loop.TCP, target mesh.Authority, rest []byte
 	src := p.workload.Load()
 	o := &outbound{worker: w, pod: p, src: src, leg: leg, target: target, answer: answer}
 	o.rec.Ends = telemetry.Ends{
-		Reporter: telemetry.BySource, Source: src, SourceAddr: netip.AddrPortFrom(p.addrs[0], leg.Socket().RemoteAddr().Port()),
-		LocalID: src.Identity(),
+		Reporter: telemetry.BySource, Source: src,
+		SourceAddr: netip.AddrPortFrom(p.addrs[0], leg.Socket().RemoteAddr().Port()),
 	}
 	o.rec.Start, o.rec.Trace = w.loop.Now(), telemetry.NewTrace()
 	w.outbound[o] = struct{}{}
 	o.held.Append(rest)
 	leg.SetReceiver((*unconnected)(o))
-	o.connect()
-}
-
-// connect decides where the connection goes and tries to get there.
-func (o *outbound) connect() {
-	w := o.worker
-	r, err := w.decide(o.src, o.target, o.tried)
-	o.route = r
-	if err != nil {
-		o.fail(err)
-		return
-	}
-	o.tried = append(o.tried, r.dest)
-	o.open()
-	if !r.tunnel {
-		ctx, stop := context.WithTimeout(context.Background(), w.options.ConnectTimeout)
-		o.cancel = stop
-		go w.dial(ctx, stop, o.pod.addrs[0], r.addr, o.connectedPlain)
-		return
-	}
-	key := hbone.Key{Self: o.src.Identity(), Wants: r.wants, Addr: r.addr, SourceIP: o.pod.addrs[0]}
-	c := &hbone.Connect{
-		Authority: r.authority, Baggage: hbone.BaggageOf(o.src).String(), Traceparent: o.rec.Trace.Traceparent(),
-	}
-	f := hbone.Forwarded{For: o.rec.SourceAddr}
-	if r.service != nil {
-		f.Host = r.service.Hostname
-	}
-	c.Forwarded = f.String()
-	o.cancel = w.pool.Open(key, c, nil, o.connectedTunnel)
+	r, err := w.decide(src, target, nil)
+	o.connect(r, err)
 }
 
 func (w *worker) decide(src *mesh.Workload, target mesh.Authority, tried []*mesh.Workload) (route, error) {
@@ -96,11 +68,43 @@ func (w *worker) decide(src *mesh.Workload, target mesh.Authority, tried []*mesh
 	return d.decide(src, target, tried)
 }
 
+// connect tries to get where it was decided to go.
+func (o *outbound) connect(r route, err error) {
+	o.route = r
+	if err != nil {
+		o.fail(err)
+		return
+	}
+	if r.dest != nil {
+		o.tried = append(o.tried, r.dest)
+	}
+	o.open()
+	w, from := o.worker, o.pod.address(r.addr.Addr())
+	if !r.tunnel {
+		o.cancel = w.dial(from, r.addr, o.connectedPlain)
+		return
+	}
+	f := hbone.Forwarded{For: o.rec.SourceAddr}
+	if r.service != nil {
+		f.Host = r.service.Hostname
+	}
+	c := &hbone.Connect{
+		Authority: r.authority, Baggage: hbone.BaggageOf(o.src).String(),
+		Forwarded: f.String(), Traceparent: o.rec.Trace.Traceparent(),
+	}
+	key := hbone.Key{Self: o.src.Identity(), Wants: r.wants, Addr: r.addr, SourceIP: from}
+	o.cancel = w.pool.Open(key, c, nil, o.connectedTunnel)
+}
+
 // dial connects plainly, on a goroutine of its own, and tells ready on the loop.
-func (w *worker) dial(ctx context.Context, stop func(), src netip.Addr, dst netip.AddrPort, ready func(net.Conn, error)) {
-	defer stop()
-	nc, err := w.options.Dial(ctx, src, dst)
-	w.loop.Do(func() { ready(nc, err) })
+func (w *worker) dial(src netip.Addr, dst netip.AddrPort, ready func(net.Conn, error)) (cancel func()) {
+	ctx, cancel := context.WithTimeout(context.Background(), w.options.ConnectTimeout)
+	w.serving.Go(func() {
+		defer cancel()
+		nc, err := w.options.Dial(ctx, src, dst)
+		w.loop.Do(func() { ready(nc, err) })
+	})
+	return cancel
 }
 
 func (o *outbound) connectedPlain(nc net.Conn, err error) {
@@ -118,39 +122,35 @@ func (o *outbound) connectedPlain(nc net.Conn, err error) {
 }
 
 func (o *outbound) connectedTunnel(t *hbone.Tunnel, err error) {
-	switch {
-	case o.over:
-		if t != nil {
-			t.Reset(nil)
-		}
-	case err != nil:
+	if err != nil {
 		o.failed(err)
-	default:
-		o.join(t, t.SetReceiver)
+		return
 	}
+	o.join(t, t.SetReceiver)
 }
 
-// failed tries another endpoint, if nothing says that the first was right to
-// refuse and there is another.
+// failed tries another endpoint, unless the one that was tried answered: it had
+// its reason. Nothing of the connection has been sent to it.
 func (o *outbound) failed(err error) {
 	o.cancel = nil
 	var status *hbone.StatusError
-	if errors.As(err, &status) || o.route.hop != telemetry.Direct || o.route.service == nil || len(o.tried) == maxAttempts {
+	if errors.As(err, &status) || len(o.tried) == 0 || len(o.tried) == maxAttempts {
 		o.fail(err)
 		return
 	}
-	if _, other := o.worker.decide(o.src, o.target, o.tried); other != nil {
+	r, other := o.worker.decide(o.src, o.target, o.tried)
+	if other != nil || r.dest == nil || contains(o.tried, r.dest) {
 		o.fail(err)
 		return
 	}
 	o.close(err) // each attempt is a connection to somebody else
-	o.connect()
+	o.connect(r, nil)
 }
 
 // join copies between the pod and whoever was reached.
 func (o *outbound) join(s flow.Stream, attach func(flow.Receiver)) {
 	o.cancel = nil
-	o.answer(nil)
+	o.reply(nil)
 	o.pair.Join(o.leg, s, o.done)
 	o.copying = true
 	attach(o.pair.B())
@@ -165,9 +165,16 @@ func (o *outbound) join(s flow.Stream, attach func(flow.Receiver)) {
 	}
 }
 
+// reply tells the pod's side, and lets go of what it kept until then.
+func (o *outbound) reply(err error) {
+	answer := o.answer
+	o.answer = nil
+	answer(err)
+}
+
 // fail ends a connection that reached nobody.
 func (o *outbound) fail(err error) {
-	o.answer(err)
+	o.reply(err)
 	o.leg.Socket().Close()
 	o.finish(err)
 }
@@ -181,7 +188,7 @@ func (o *outbound) reset(err error) {
 	o.fail(err)
 }
 
-func (o *outbound) done(err error) { o.finish(err) }
+func (o *outbound) done(err error) { o.finish(inOrder(err)) }
 
 func (o *outbound) finish(err error) {
 	if o.over {
@@ -195,6 +202,7 @@ func (o *outbound) finish(err error) {
 	}
 	o.held.Clear()
 	o.close(err)
+	o.worker.left()
 }
 
 // unconnected is an outbound as its pod's side sees it until somebody is reached.

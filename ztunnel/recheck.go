@@ -6,7 +6,8 @@ import (
 )
 
 // recheck judges again every tunnel that a change concerns: its pod's policies
-// or labels are others now, or the client it came from is.
+// or labels are others now, or there is somebody else at the client's address.
+// Whether a waypoint is required depends on services too.
 func (w *worker) recheck(changes config.Changes) {
 	if len(w.inbound) == 0 {
 		return
@@ -18,23 +19,34 @@ func (w *worker) recheck(changes config.Changes) {
 		}
 	}
 	for i := range w.inbound {
-		dest, changed := changes.Destinations[i.dest]
-		source, moved := sources[i.source]
-		if !changed && !moved {
-			continue
-		}
-		if moved {
-			i.source = source
-		}
-		if changed {
-			if dest == nil {
-				i.reset(errGone)
-				continue
-			}
-			i.dest = dest
-		}
-		if i.judge() != nil {
-			i.reset(errPolicyChanged)
+		if err := i.concerned(changes, sources); err != nil {
+			i.reset(err)
 		}
 	}
+}
+
+// concerned takes note of what a change means for the tunnel, and returns why it
+// must not go on, if it must not.
+func (i *inbound) concerned(changes config.Changes, sources map[*mesh.Workload]*mesh.Workload) error {
+	dest, changed := changes.Destinations[i.dest]
+	if changed && dest == nil {
+		return errGone
+	}
+	if changed {
+		i.dest = dest
+	}
+	source, moved := sources[i.source]
+	if moved {
+		was := i.source
+		i.source = source
+		// The client that this tunnel was for runs as somebody else now, or its
+		// address is another's. That it is only gone is for its own node to see.
+		if source != nil && was.Identity() == i.in.Peer && source.Identity() != i.in.Peer {
+			return errPolicyChanged
+		}
+	}
+	if (changed || i.worker.options.RequireWaypoint) && i.judge() != nil {
+		return errPolicyChanged
+	}
+	return nil
 }

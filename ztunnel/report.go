@@ -5,8 +5,10 @@ import (
 	"errors"
 	"net/netip"
 	"os"
+	"syscall"
 
 	"github.com/waystone-mesh/waystone/authz"
+	"github.com/waystone-mesh/waystone/internal/h2"
 	"github.com/waystone-mesh/waystone/internal/hbone"
 	"github.com/waystone-mesh/waystone/internal/identity"
 	"github.com/waystone-mesh/waystone/internal/mesh"
@@ -15,18 +17,30 @@ import (
 
 // open counts an outbound connection, before anybody is dialled.
 func (o *outbound) open() {
-	r := &o.route
-	o.rec.Service = r.service
-	o.rec.Dest = r.dest
-	o.rec.DestID = identity.ID{}
-	if len(r.ids) > 0 {
-		o.rec.DestID = r.ids[0]
+	r, rec := &o.route, &o.rec
+	rec.Service, rec.Dest = r.service, r.dest
+	rec.SourceID, rec.DestID, rec.LocalID = identity.ID{}, identity.ID{}, identity.ID{}
+	if r.tunnel {
+		rec.SourceID, rec.LocalID = o.src.Identity(), o.src.Identity()
+		rec.DestID = r.ids[0] // who is required to answer
 	}
-	o.rec.HBONE, o.rec.Hop = r.tunnel, r.hop
-	o.rec.Target, o.rec.Upstream, o.rec.UpstreamTunnelled = r.authority, r.addr, r.tunnel
-	o.rec.LocalAddr = o.rec.SourceAddr
+	rec.HBONE, rec.Hop = r.tunnel, r.hop
+	rec.Target, rec.Upstream, rec.UpstreamTunnelled = r.authority, r.addr, r.tunnel
+	rec.LocalAddr = o.dialled()
 	o.opened = true
-	o.worker.options.Telemetry.Open(&o.rec)
+	o.worker.options.Telemetry.Open(rec)
+}
+
+// dialled is the address that the pod means.
+func (o *outbound) dialled() netip.AddrPort {
+	target := o.target
+	if s := o.route.service; s != nil {
+		target = vip(s, target, o.worker.options.Network)
+	}
+	if target.IP.IsValid() {
+		return target.AddrPort()
+	}
+	return o.route.addr
 }
 
 func (o *outbound) flush() {
@@ -41,7 +55,7 @@ func (o *outbound) close(err error) {
 	o.rec.Err, o.rec.Flag = err, flagOf(err)
 	o.rec.Duration = o.worker.age(o.rec.Start)
 	if !o.opened {
-		o.rec.Upstream = o.target.AddrPort()
+		o.rec.Upstream = o.dialled()
 		o.worker.options.Telemetry.Failed(&o.rec)
 		return
 	}
@@ -119,6 +133,19 @@ func (i *inbound) close(err error) {
 	i.opened = false
 	i.rec.Received, i.rec.Sent = i.pair.Bytes()
 	i.worker.options.Telemetry.Close(&i.rec)
+}
+
+// inOrder returns how a connection ended that was joined: with nil too when
+// either application reset its own, which is its affair and was passed on.
+func inOrder(err error) error {
+	var reset *h2.StreamError
+	switch {
+	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE), hbone.Canceled(err):
+		return nil
+	case errors.As(err, &reset) && reset.Remote && reset.Code == h2.CodeConnect:
+		return nil
+	}
+	return err
 }
 
 // flagOf is why a connection failed, in ztunnel's terms.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 
+	"github.com/waystone-mesh/waystone/internal/hbone"
 	"github.com/waystone-mesh/waystone/internal/mesh"
 )
 
@@ -25,13 +26,13 @@ const (
 	socksOK           = 0
 	socksFailure      = 1
 	socksNotAllowed   = 2
+	socksNoNetwork    = 3
 	socksUnreachable  = 4
 	socksRefused      = 5
 	socksBadCommand   = 7
 	socksBadAddress   = 8
 	socksNoAcceptable = 0xff
 	socksNoAuthNeeded = 0
-	socksLongest      = 2 + 255 + 4 + 1 + 255 + 2 // greeting and request, back to back
 )
 
 // A socksError is a request that is answered with a reply and nothing else.
@@ -51,8 +52,10 @@ type socks struct {
 }
 
 // read takes what has come. It appends what is to be answered to out and, once
-// the request is whole, returns the target and what follows it. The error is a
-// *socksError when the client is owed a reply.
+// the request is whole, returns the target and what of p follows it. The error
+// is a *socksError when the client is owed a reply, which out has already if it
+// is about the methods. What waits is bounded: a request of any length is whole,
+// or wrong, within 519 bytes.
 func (s *socks) read(p, out []byte) (reply []byte, target mesh.Authority, rest []byte, done bool, err error) {
 	s.buf = append(s.buf, p...)
 	if !s.greeted {
@@ -71,9 +74,6 @@ func (s *socks) read(p, out []byte) (reply []byte, target mesh.Authority, rest [
 		return out, target, nil, false, err
 	}
 	if n == 0 {
-		if len(s.buf) > socksLongest {
-			return out, target, nil, false, errNotSOCKS5
-		}
 		return out, target, nil, false, nil
 	}
 	return out, target, s.buf[n:], true, nil
@@ -150,16 +150,24 @@ func appendReply(b []byte, code byte) []byte {
 	return append(b, socksVersion, code, 0, socksIPv4, 0, 0, 0, 0, 0, 0)
 }
 
-// replyFor is the reply that tells the client best what went wrong.
+// replyFor is the reply that tells the client best how it went.
 func replyFor(err error) byte {
-	var socks *socksError
+	var (
+		socks   *socksError
+		status  *hbone.StatusError
+		timeout interface{ Timeout() bool }
+	)
 	switch {
+	case err == nil:
+		return socksOK
 	case errors.As(err, &socks):
 		return socks.reply
-	case errors.Is(err, errUnknownName):
-		return socksUnreachable
-	case errors.Is(err, errSelfCall):
+	case errors.As(err, &status) && status.Status == 401, errors.Is(err, errSelfCall):
 		return socksNotAllowed
+	case errors.Is(err, errOtherNetwork):
+		return socksNoNetwork
+	case errors.Is(err, errUnknownName), errors.As(err, &timeout) && timeout.Timeout():
+		return socksUnreachable
 	}
 	return socksRefused
 }

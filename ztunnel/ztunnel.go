@@ -64,9 +64,11 @@ type Ztunnel struct {
 	changed chan struct{} // there may be other pods than before
 
 	mu       sync.Mutex
-	pods     map[string]*pod // by UID; guarded by mu
-	draining bool            // guarded by mu
-	serving  sync.WaitGroup
+	pods     map[string]*pod   // by UID; guarded by mu
+	pending  map[string]string // those that are not served yet, by UID: why; guarded by mu
+	draining bool              // guarded by mu
+
+	serving sync.WaitGroup // listeners, pods that are retiring, dials
 }
 
 // A worker is what one loop owns.
@@ -74,9 +76,12 @@ type worker struct {
 	*Ztunnel
 	loop     *loop.Loop
 	pool     *hbone.Pool
+	greeters map[*greeter]struct{}
 	inbound  map[*inbound]struct{}
 	outbound map[*outbound]struct{}
 	timer    loop.Timer
+	idle     chan struct{} // not nil: draining; closed once nothing is open
+	cutting  bool          // whatever is still begun is refused
 }
 
 // flushEvery is how often the counters of long connections are brought up to
@@ -90,7 +95,8 @@ func New(o Options) (*Ztunnel, error) {
 	}
 	o.setDefaults()
 	z := &Ztunnel{
-		options: o, workers: map[*loop.Loop]*worker{}, pods: map[string]*pod{},
+		options: o, workers: map[*loop.Loop]*worker{},
+		pods: map[string]*pod{}, pending: map[string]string{},
 		changed: make(chan struct{}, 1),
 	}
 	for _, l := range o.Loops.Loops() {
@@ -102,7 +108,10 @@ func New(o Options) (*Ztunnel, error) {
 
 func newWorker(z *Ztunnel, l *loop.Loop) *worker {
 	o := &z.options
-	w := &worker{Ztunnel: z, loop: l, inbound: map[*inbound]struct{}{}, outbound: map[*outbound]struct{}{}}
+	w := &worker{
+		Ztunnel: z, loop: l, greeters: map[*greeter]struct{}{},
+		inbound: map[*inbound]struct{}{}, outbound: map[*outbound]struct{}{},
+	}
 	w.pool = hbone.NewPool(hbone.PoolOptions{
 		Loop: l, Identity: o.Identity, Dial: o.Dial, H2: o.HBONE,
 		ConnectTimeout: o.ConnectTimeout, IdleRelease: o.PoolIdle, MaxStreams: o.PoolStreams, ResetIsEOF: true,
@@ -151,17 +160,33 @@ func DialTCP(ctx context.Context, src netip.Addr, dst netip.AddrPort) (net.Conn,
 	return d.DialContext(ctx, "tcp", dst.String())
 }
 
+// retryEvery is how often it is tried again to serve a pod whose ports could not
+// be opened: its address may come up any moment, and no change tells.
+const retryEvery = time.Second
+
 // Run serves the pods of the node as they come and go, until ctx is done. What
 // is open then stays open: see Shutdown.
 func (z *Ztunnel) Run(ctx context.Context) error {
 	for {
 		z.Reconcile()
+		var again <-chan time.Time
+		if z.waiting() {
+			again = time.After(retryEvery)
+		}
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-z.changed:
+		case <-again:
 		}
 	}
+}
+
+// waiting reports whether there are pods that are not served yet.
+func (z *Ztunnel) waiting() bool {
+	z.mu.Lock()
+	defer z.mu.Unlock()
+	return len(z.pending) > 0 && !z.draining
 }
 
 // published is told of every change of configuration: pods may have come or
@@ -175,46 +200,6 @@ func (z *Ztunnel) published(changes config.Changes) {
 	}
 	for l, w := range z.workers {
 		l.Do(func() { w.recheck(changes) })
-	}
-}
-
-// Shutdown takes nothing new, tells the other nodes to stop using our
-// connections (GOAWAY), and waits until everything open has ended or ctx is
-// done; what is left then is cut off.
-func (z *Ztunnel) Shutdown(ctx context.Context) error {
-	z.mu.Lock()
-	z.draining = true
-	pods := z.pods
-	z.pods = map[string]*pod{}
-	z.mu.Unlock()
-	errs := make(chan error, len(pods)+len(z.workers))
-	for _, p := range pods {
-		go func() { errs <- p.stop(ctx) }()
-	}
-	for l, w := range z.workers {
-		l.Do(func() { w.timer.Stop() })
-		go func() { errs <- w.pool.Shutdown(ctx) }()
-	}
-	var err error
-	for range cap(errs) {
-		err = errors.Join(err, <-errs)
-	}
-	for l, w := range z.workers {
-		done := make(chan struct{})
-		l.Do(func() { w.cut(); close(done) })
-		<-done
-	}
-	z.serving.Wait()
-	return err
-}
-
-// cut ends what is still open.
-func (w *worker) cut() {
-	for in := range w.inbound {
-		in.reset(errDrained)
-	}
-	for out := range w.outbound {
-		out.reset(errDrained)
 	}
 }
 
