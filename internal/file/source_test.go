@@ -274,17 +274,28 @@ func TestSingleFileIsFollowed(t *testing.T) {
 
 func TestEmptyFileIsNotBelievedAtOnce(t *testing.T) {
 	dir := t.TempDir()
+	name := filepath.Join(dir, "a.yaml")
 	put(t, dir, "a.yaml", pod("a", "10.0.0.1"))
-	put(t, dir, "b.yaml", pod("b", "10.0.0.2"))
-	h, _ := start(t, dir, dir, Options{Settle: time.Millisecond})
-	h.write("a.yaml", "")
-	h.write("b.yaml", pod("b", "10.0.0.3"))
-	if r := h.next(); h.names()[0] != "a:10.0.0.1" && r.Files == 1 {
-		t.Errorf("gone at once: %v", h.names())
+	s, store := New(Options{Path: dir}), config.NewStore(config.Options{})
+	h := &harness{TB: t, store: store}
+	look := func(want bool) {
+		t.Helper()
+		if again := s.look(store, []string{name}, map[string]bool{"a.yaml": true}, false); again != want {
+			t.Errorf("look again: %v, want %v", again, want)
+		}
 	}
-	for !slices.Equal(h.names(), []string{"b:10.0.0.3"}) {
-		h.next()
-	}
+	look(false)
+	h.want("a:10.0.0.1")
+	put(t, dir, "a.yaml", "")
+	look(true)
+	h.want("a:10.0.0.1")
+	put(t, dir, "a.yaml", pod("a", "10.0.0.1")) // it was only being written
+	look(false)
+	h.want("a:10.0.0.1")
+	put(t, dir, "a.yaml", "")
+	look(true)
+	look(false)
+	h.want()
 }
 
 func TestPollingFindsWhatWasNotSaid(t *testing.T) {
