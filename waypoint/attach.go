@@ -8,16 +8,9 @@ import (
 )
 
 // Node tunnels and waypoints learn of a change at different moments. A node
-// tunnel that hears of a new waypoint first must not be turned away by it, and
-// one that hears last of a waypoint's end must still be served.
-const (
-	// patience is how long a CONNECT for something that is not served here waits
-	// to become it: 1 s.
-	patience = time.Second
-	// linger is how long what is no longer served here is served to those who
-	// have not heard: 5 s.
-	linger = 5 * time.Second
-)
+// tunnel that hears of a new waypoint first must not be turned away by it (see
+// Options.Patience), and one that hears last of a waypoint's end must still be
+// served (see Options.Linger).
 
 // A detached destination was served here until a moment ago.
 type detached struct {
@@ -33,7 +26,7 @@ func (w *worker) noteDetached(changes config.Changes) {
 			w.lingering[is] = d // it is still not ours, but another Destination
 		}
 		if was.Attached && is != nil && !is.Attached {
-			w.lingering[is] = detached{was, now.Add(linger)}
+			w.lingering[is] = detached{was, now.Add(w.options.Linger)}
 		}
 	}
 }
@@ -84,7 +77,7 @@ func (w *worker) wait(s *session) {
 	}
 	w.waiters[h] = struct{}{}
 	s.in.OnCancel(give)
-	w.loop.After(&h.timer, patience)
+	w.loop.After(&h.timer, w.options.Patience)
 }
 
 // retryWaiters serves those whom a change made ours.

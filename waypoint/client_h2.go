@@ -17,7 +17,7 @@ type h2Session struct {
 func (s *session) serveHTTP2() receiver {
 	c := &h2Session{session: s}
 	c.inner = newInner(s.worker, s.tunnel, h2.Server, c, s.close)
-	s.drain = c.inner.conn.Drain
+	s.drain, s.ticked = c.inner.conn.Drain, nil
 	if s.worker.draining {
 		c.inner.conn.Drain()
 	}
@@ -26,8 +26,9 @@ func (s *session) serveHTTP2() receiver {
 
 // An h2Client is the client of an exchange on an HTTP/2 stream.
 type h2Client struct {
-	stream *h2.Stream
-	x      *exchange
+	stream   *h2.Stream
+	x        *exchange // nil once the response is written
+	answered bool      // all of the response is written
 }
 
 // Headers and what follows are h2.Handler.
@@ -50,8 +51,7 @@ func (c *h2Session) Headers(s *h2.Stream, f l7.Fields, end bool) {
 func (c *h2Session) Data(s *h2.Stream, p []byte, end bool) {
 	k := s.Value.(*h2Client)
 	if k.x == nil {
-		s.Credit(len(p))
-		return
+		return // nobody wants it: its window is not opened again
 	}
 	if len(p) > 0 {
 		k.x.clientContent(p)
@@ -62,8 +62,13 @@ func (c *h2Session) Data(s *h2.Stream, p []byte, end bool) {
 }
 
 func (c *h2Session) Sent(s *h2.Stream, n int) {
-	if k, ok := s.Value.(*h2Client); ok && k.x != nil {
+	k, ok := s.Value.(*h2Client)
+	switch {
+	case !ok:
+	case k.x != nil:
 		k.x.clientSent(n)
+	case k.answered:
+		k.stop()
 	}
 }
 
@@ -73,8 +78,7 @@ func (c *h2Session) Reset(s *h2.Stream, err error) {
 	}
 }
 
-// Changed and Closed are h2.Handler: a server has no use for them.
-func (c *h2Session) Changed()     {}
+func (c *h2Session) Changed()     { c.inner.settle() }
 func (c *h2Session) Closed(error) {}
 
 // requestFrom reads the head of a request from fields that begin with the
@@ -114,38 +118,72 @@ func requestFrom(r *l7.Request, f l7.Fields, end bool) {
 // Respond and what follows are client.
 func (k *h2Client) Respond(r *l7.Response, end bool) error {
 	w := k.x.session.worker
-	var status [3]byte
-	f := append(w.outgoing[:0], l7.Field{Name: ":status", Value: string(strconv.AppendInt(status[:0], int64(r.Status), 10))})
+	f := append(w.outgoing[:0], l7.Field{Name: ":status", Value: statusText(r.Status)})
 	for _, field := range r.Fields {
 		if field.Name != "content-length" {
 			f = append(f, field)
 		}
 	}
 	switch {
+	case r.Status < 200 || r.Status == 204: // RFC 9110, section 8.6
 	case r.Length > 0 || r.Length == 0 && !end:
 		f = append(f, l7.Field{Name: "content-length", Value: strconv.FormatInt(r.Length, 10)})
 	case r.Fields.Has("content-length"): // of a response to HEAD
 		f = append(f, l7.Field{Name: "content-length", Value: r.Fields.Get("content-length")})
 	}
-	k.stream.Headers(f, end)
 	w.outgoing = f
+	k.stream.Headers(f, end)
+	if end {
+		k.answer()
+	}
 	return nil
+}
+
+// statusText is a status as a field value.
+func statusText(status int) string {
+	switch status {
+	case 200:
+		return "200"
+	case 204:
+		return "204"
+	case 304:
+		return "304"
+	case 403:
+		return "403"
+	case 404:
+		return "404"
+	}
+	return strconv.Itoa(status)
 }
 
 func (k *h2Client) Write(p []byte) int { return k.stream.Write(p) }
 
 func (k *h2Client) End(trailers l7.Fields) {
-	if len(trailers) == 0 {
-		k.stream.CloseWrite()
-		return
+	k.stream.Headers(trailers, true) // none: the end alone
+	k.answer()
+}
+
+// answer is called when the response is whole.
+func (k *h2Client) answer() {
+	k.answered = true
+	k.stop()
+}
+
+// stop asks the client to send no more of a request that was answered before its
+// end (RFC 9113, section 8.1), once the answer has left. A stream that has ended
+// both ways is gone, and does not notice.
+func (k *h2Client) stop() {
+	if k.stream.Queued() == 0 {
+		k.stream.Reset(&h2.StreamError{Code: h2.CodeNoError})
 	}
-	k.stream.Headers(trailers, true)
 }
 
 func (k *h2Client) Credit(n int) { k.stream.Credit(n) }
 
+// Abort passes the code on with which the upstream was reset, except one that
+// says that nothing was done: the client has seen part of a response.
 func (k *h2Client) Abort(err error) {
-	if !isStreamError(err) {
+	if !isStreamError(err) || h2.Refused(err) {
 		err = &h2.StreamError{Code: h2.CodeInternal, Cause: err}
 	}
 	k.stream.Reset(err)

@@ -65,6 +65,7 @@ type detector struct {
 	declared bool // the port says HTTP: the question is which
 	first    []byte
 	timer    loop.Timer
+	since    time.Time
 	done     bool
 }
 
@@ -73,7 +74,8 @@ func (s *session) detect() receiver {
 	if s.dest.Port != nil {
 		d.declared = s.dest.Port.Protocol.IsHTTP()
 	}
-	s.drain = func() { s.tunnel.CloseWrite() }
+	s.drain = nil // the worker says that it drains: see tick
+	s.ticked, d.since = d.tick, s.worker.loop.Now()
 	if !d.declared {
 		d.timer.F = func() { d.decide(looksOpaque, false) }
 		s.worker.loop.After(&d.timer, detectTimeout)
@@ -81,7 +83,31 @@ func (s *session) detect() receiver {
 	return d
 }
 
+// tick gives up a client that has begun and does not go on, or when we drain one
+// that has not begun.
+func (d *detector) tick(now time.Time) {
+	waited := now.Sub(d.since)
+	switch w := d.s.worker; {
+	case len(d.first) > 0 && waited >= w.options.HeadTimeout, len(d.first) == 0 && w.draining && waited >= drainIdle:
+		d.done = true
+		d.timer.Stop()
+		d.s.tunnel.CloseWrite()
+		d.since, d.s.ticked = now, d.hungUp
+	}
+}
+
+// hungUp is tick when we have closed and the client has not.
+func (d *detector) hungUp(now time.Time) {
+	if now.Sub(d.since) >= closeTimeout {
+		d.s.tunnel.Reset(nil)
+		d.s.close()
+	}
+}
+
 func (d *detector) Data(p []byte) {
+	if d.done {
+		return // we have hung up
+	}
 	if len(d.first) > 0 {
 		d.first = append(d.first, p...)
 		p = d.first
@@ -104,7 +130,14 @@ func (d *detector) Data(p []byte) {
 	d.decide(g, false)
 }
 
-func (d *detector) EOF() { d.decide(looksOpaque, true) }
+func (d *detector) EOF() {
+	if d.done || d.declared || len(d.first) == 0 {
+		d.s.tunnel.CloseWrite() // it said nothing that could be answered
+		d.Reset(nil)
+		return
+	}
+	d.decide(looksOpaque, true)
+}
 
 func (d *detector) Sent(int) {}
 
@@ -116,18 +149,9 @@ func (d *detector) Reset(error) {
 
 // decide hands the tunnel to whoever serves the protocol, with the bytes seen.
 func (d *detector) decide(g guess, eof bool) {
-	if d.done {
-		return
-	}
 	d.done = true
 	d.timer.Stop()
 	s := d.s
-	if eof && (d.declared || len(d.first) == 0) {
-		s.tunnel.Credit(len(d.first))
-		s.tunnel.CloseWrite() // it said nothing that could be answered
-		s.close()
-		return
-	}
 	var r receiver
 	switch g {
 	case looksHTTP2:

@@ -136,8 +136,11 @@ func (x *exchange) run() {
 // authorize asks the policies of the destination, as they are now.
 func (x *exchange) authorize() step {
 	w := x.session.worker
-	if bufs.InUse() > w.options.Budget {
+	switch {
+	case bufs.InUse() > w.options.Budget:
 		return x.fail(errOverloaded)
+	case x.req.Method == "CONNECT":
+		return x.fail(errConnect)
 	}
 	path, err := routing.Normalize(w.options.Normalization, x.req.Path)
 	if err != nil {
@@ -162,7 +165,7 @@ func (x *exchange) consult() step {
 	if c == nil || x.consulted {
 		return stepRoute
 	}
-	if !x.requestEnded && x.held.Len() < c.Content {
+	if !x.requestEnded && x.held.Len() < x.session.worker.options.gathering() {
 		x.gathering = true
 		x.park()
 		return x.step

@@ -1,17 +1,17 @@
 package waypoint
 
 import (
+	"errors"
+	"fmt"
+
+	"github.com/waystone-mesh/waystone/internal/h1"
+	"github.com/waystone-mesh/waystone/internal/h2"
 	"github.com/waystone-mesh/waystone/internal/l7"
-	"github.com/waystone-mesh/waystone/telemetry"
 )
 
 // maxReplay is how much request content is kept for a retry: 16 KiB, half a
 // large buffer. A request that has sent more is not tried again.
 const maxReplay = 16 << 10
-
-// maxIgnored is how much content of a request that was already answered is
-// dropped before its client is cut off: 1 MiB.
-const maxIgnored = 1 << 20
 
 // forward sends the head upstream and whatever content has come.
 func (x *exchange) forward() step {
@@ -20,11 +20,8 @@ func (x *exchange) forward() step {
 	x.step = stepStreams
 	whole := x.requestEnded && x.held.Len() == 0 && x.replay.Len() == 0 && x.trailers == nil
 	if err := x.up.Request(&x.req, whole); err != nil {
-		x.up.Abort(err)
-		x.up = nil
-		return x.fail(&badRequestError{err})
+		return x.unsent(err)
 	}
-	x.rec.ReceivedWire += headSize(x.req.Fields) + len64(x.req.Method, x.req.Path, x.req.Authority)
 	if whole {
 		return x.step
 	}
@@ -38,6 +35,22 @@ func (x *exchange) forward() step {
 		x.up.End(x.trailers)
 	}
 	return x.step
+}
+
+// unsent says what to do about a head of which nothing was written: it cannot be
+// written, or the connection has ended since it was chosen.
+func (x *exchange) unsent(err error) step {
+	if errors.Is(err, h1.ErrInvalid) || errors.Is(err, h2.ErrHeaderList) {
+		up := x.up
+		x.up = nil
+		up.release(true)
+		return x.fail(&badRequestError{err})
+	}
+	x.abandonUpstream(err)
+	if err = (&connectError{err}); x.retry(err) {
+		return stepOriginate
+	}
+	return x.fail(err)
 }
 
 // sendReplay sends again what a refused attempt was sent. Most of it has been
@@ -64,10 +77,11 @@ func (x *exchange) send(p []byte) {
 			x.replay.Append(p)
 		}
 	}
+	c := x.client
 	queued := x.up.Write(p)
 	x.owed += queued
 	if gone := len(p) - queued; gone > 0 {
-		x.client.Credit(gone)
+		c.Credit(gone)
 	}
 }
 
@@ -82,34 +96,27 @@ func (x *exchange) clientContent(p []byte) {
 	if x.rec.GRPC {
 		x.rec.Requests.Read(p)
 	}
-	switch {
-	case x.reported: // answered already: drop it, up to a point
-		if x.owed += len(p); x.owed > maxIgnored {
-			x.abortClient(errAnswered)
-			return
-		}
-		x.client.Credit(len(p))
-	case x.step == stepStreams && x.up != nil:
+	if x.step == stepStreams && x.up != nil {
 		x.send(p)
-	default:
-		x.held.Append(p)
-		x.gathered()
+		return
 	}
+	x.held.Append(p)
+	x.gathered()
 }
 
 func (x *exchange) clientEnd(trailers l7.Fields) {
 	x.requestEnded = true
-	switch {
-	case x.reported:
-		x.release()
-	case x.step == stepStreams && x.up != nil:
-		x.up.End(trailers)
-		if x.responseEnded {
-			x.complete()
-		}
-	default:
+	streaming := x.step == stepStreams && x.up != nil
+	if len(trailers) > 0 && (x.keepReplay || !streaming) {
 		x.trailers = trailers.Clone()
+	}
+	if !streaming {
 		x.gathered()
+		return
+	}
+	x.up.End(trailers)
+	if x.responseEnded { // of an upgrade: both directions are over
+		x.complete()
 	}
 }
 
@@ -118,7 +125,7 @@ func (x *exchange) gathered() {
 	if !x.gathering || x.step != stepParked {
 		return
 	}
-	if x.requestEnded || x.held.Len() >= x.session.worker.options.Consultant.Content {
+	if x.requestEnded || x.held.Len() >= x.session.worker.options.gathering() {
 		x.gathering = false
 		ticket{x, x.gen}.resume(stepConsult)
 	}
@@ -136,7 +143,6 @@ func (x *exchange) clientGone(err error) {
 	x.abandonUpstream(errClientClosed)
 	x.recordClientGone(err)
 	x.finish()
-	x.requestEnded = true
 	x.release()
 }
 
@@ -144,9 +150,7 @@ func (x *exchange) clientGone(err error) {
 // what the upstream does.
 func (x *exchange) upstreamHead(r *l7.Response, end bool) {
 	if r.Status < 200 && r.Status != 101 {
-		if x.client.Respond(r, false) != nil {
-			x.abortClient(errBadResponse)
-		}
+		_ = x.client.Respond(r, false) // one that cannot be written is left out
 		return
 	}
 	x.dropReplay()
@@ -154,11 +158,19 @@ func (x *exchange) upstreamHead(r *l7.Response, end bool) {
 	x.backend.ApplyResponse(r)
 	x.rule.ApplyResponse(r)
 	x.responded = true
-	x.upgraded = r.Status == 101
+	if r.Status == 101 {
+		x.upgraded, x.requestEnded = true, false // what comes now ends anew
+	}
+	if end {
+		// The upstream first: once the client has its answer, its next request may
+		// be announced, and wants this connection.
+		x.leaveUpstream()
+	}
 	if err := x.client.Respond(r, end); err != nil {
+		x.responded, x.upgraded = false, false
 		x.abandonUpstream(err)
-		x.rec.Flag |= telemetry.UPE
-		x.abortClient(err)
+		x.step = x.fail(&upstreamError{fmt.Errorf("%w: %w", errBadResponse, err)})
+		x.run()
 		return
 	}
 	if end {
@@ -180,17 +192,15 @@ func (x *exchange) upstreamContent(p []byte) {
 func (x *exchange) upstreamEnd(trailers l7.Fields) {
 	x.recordTrailers(trailers)
 	x.responseEnded = true
-	if !x.upgraded {
-		x.leaveUpstream()
-	}
 	c := x.client
 	if x.upgraded && !x.requestEnded {
-		c.End(trailers)
+		c.End(nil)
 		return
 	}
+	x.leaveUpstream()
 	x.finish()
 	c.End(trailers)
-	x.over()
+	x.release()
 }
 
 func (x *exchange) upstreamSent(n int) {
@@ -223,7 +233,7 @@ func (x *exchange) upstreamGone(err error) {
 func (x *exchange) complete() {
 	x.leaveUpstream()
 	x.finish()
-	x.over()
+	x.release()
 }
 
 // leaveUpstream gives the upstream back: to be used again if both messages are
@@ -255,7 +265,6 @@ func (x *exchange) abortClient(err error) {
 	x.client = gone{}
 	x.abandonUpstream(err)
 	x.finish()
-	x.requestEnded = true
 	c.Abort(err)
 	x.release()
 }

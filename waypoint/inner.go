@@ -17,13 +17,19 @@ const maxAhead = 64 << 10
 // The tunnel is credited on receipt, because the inner connection has windows of
 // its own; and its output is pulled once per batch, so that the frames of many
 // streams leave in one.
+//
+// It ends in two steps: dying, it lets its last frames out (a GOAWAY that says
+// why); gone, it has closed its direction of the tunnel and waits for the peer
+// to close the other. For neither does it wait long.
 type inner struct {
 	worker *worker
 	conn   *h2.Conn
 	leg    flow.Stream
 	waking bool
-	dying  bool // our last bytes are on their way out
+	dying  bool
 	gone   bool
+	eof    bool      // the peer has ended its direction
+	since  time.Time // when it began to die
 	onGone func()
 }
 
@@ -53,7 +59,8 @@ func (in *inner) Flush() {
 		p := in.conn.Output()
 		if p == nil {
 			if in.dying {
-				in.end(nil)
+				in.leg.CloseWrite()
+				in.close(nil)
 			}
 			return
 		}
@@ -73,7 +80,9 @@ func (in *inner) Data(p []byte) {
 }
 
 func (in *inner) EOF() {
+	in.eof = true
 	if in.gone {
+		in.forget()
 		return
 	}
 	_ = in.conn.EOF() // either way the peer will send nothing more
@@ -83,32 +92,49 @@ func (in *inner) EOF() {
 func (in *inner) Sent(int) { in.wake() }
 
 func (in *inner) Reset(err error) {
-	if !in.gone {
-		in.close(err)
+	in.eof = true
+	if in.gone {
+		in.forget()
+		return
 	}
+	in.close(err)
 }
 
 func (in *inner) tick(now time.Time) {
-	if in.conn.Tick(now) != nil || in.conn.Draining() && in.conn.Drained() {
+	switch {
+	case in.dying && now.Sub(in.since) > closeTimeout:
+		in.leg.Reset(nil)
+		in.Reset(nil)
+	case in.dying:
+	case in.conn.Tick(now) != nil:
+		in.die()
+	default:
+		in.settle()
+	}
+}
+
+// settle ends a connection that has drained.
+func (in *inner) settle() {
+	if !in.dying && in.conn.Drained() {
 		in.die()
 	}
 }
 
-// die lets the last frames out (a GOAWAY that says why) and then ends.
 func (in *inner) die() {
-	in.dying = true
-	in.wake()
+	if !in.dying {
+		in.dying, in.since = true, in.worker.loop.Now()
+		in.wake()
+	}
 }
 
-// end closes the tunnel in good order.
-func (in *inner) end(err error) {
-	in.leg.CloseWrite()
-	in.close(err)
-}
-
+// close ends the streams that there are.
 func (in *inner) close(err error) {
-	in.gone = true
-	delete(in.worker.inners, in)
+	in.gone, in.dying = true, true
 	in.conn.Closed(err)
 	in.onGone()
+	if in.eof {
+		in.forget()
+	}
 }
+
+func (in *inner) forget() { delete(in.worker.inners, in) }

@@ -43,6 +43,7 @@ func (s *session) serveOpaque(first []byte, eof bool) {
 	o := &opaque{s: s, dest: s.dest, eof: eof}
 	s.opaque = o
 	s.drain = nil // there is no way to tell either side: it is cut at the deadline
+	s.ticked = o.flush
 	o.held.Append(first)
 	o.record()
 	if s.tunnel != nil {
@@ -92,7 +93,7 @@ func (o *opaque) connected(leg flow.Stream, attach func(flow.Receiver), err erro
 		return
 	case err != nil:
 		o.endpoint.Load.Add(-1)
-		if len(o.tried) < maxAttempts && untried(o.dest.Endpoints, o.tried) != nil {
+		if len(o.tried) < maxAttempts && o.dest.Retries.Retry() && untried(o.dest.Endpoints, o.tried) != nil {
 			o.connect()
 			return
 		}

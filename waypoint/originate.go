@@ -4,14 +4,14 @@ import (
 	"errors"
 
 	"github.com/waystone-mesh/waystone/internal/h2"
-	"github.com/waystone-mesh/waystone/internal/hbone"
 	"github.com/waystone-mesh/waystone/internal/mesh"
 	"github.com/waystone-mesh/waystone/routing"
+	"github.com/waystone-mesh/waystone/telemetry"
 )
 
 // maxAttempts is how many endpoints are tried for one request: the first and two
 // more, Istio's default.
-const maxAttempts = 3
+const maxAttempts = 1 + routing.DefaultRetries
 
 // originate chooses an endpoint and gets a connection to it: one at hand, or one
 // to wait for.
@@ -19,6 +19,9 @@ func (x *exchange) originate() step {
 	w := x.session.worker
 	if x.endpoint = x.choose(); x.endpoint == nil {
 		return x.fail(errNoEndpoint)
+	}
+	if x.attempts == 0 {
+		x.dest.Retries.Request()
 	}
 	x.endpoint.Load.Add(1)
 	x.tried[x.attempts] = x.endpoint.Workload
@@ -55,21 +58,35 @@ func (t ticket) failed(err error) {
 }
 
 // retry reports whether the request may go to another endpoint, and if so
-// forgets this one.
+// forgets this one. It may when the endpoint has done nothing about it, and all
+// that went upstream is still at hand.
 func (x *exchange) retry(err error) bool {
-	if x.attempts == maxAttempts || !x.replayable() {
+	if !failureOf(err).Retryable(false) || !x.keepReplay {
 		return false
 	}
-	var connect *connectError
-	if !errors.As(err, &connect) && !h2.Refused(err) {
-		return false // some of it may have been acted upon
+	switch {
+	case x.attempts == maxAttempts:
+		x.rec.Flag |= telemetry.URX
+		return false
+	case !x.dest.Retries.Retry():
+		x.rec.Flag |= telemetry.UO
+		return false
 	}
 	x.leaveEndpoint()
 	return true
 }
 
-// replayable reports whether everything that went upstream is still at hand.
-func (x *exchange) replayable() bool { return x.keepReplay && !x.upgraded }
+// failureOf says how far an attempt that failed had got.
+func failureOf(err error) routing.Failure {
+	var connect *connectError
+	switch {
+	case errors.As(err, &connect):
+		return routing.ConnectFailure
+	case h2.Refused(err):
+		return routing.RefusedStream
+	}
+	return routing.Reset
+}
 
 func (x *exchange) leaveEndpoint() {
 	if x.endpoint != nil {
@@ -126,10 +143,4 @@ func (x *exchange) upstreamHTTP2() bool {
 	}
 	_, http2 := x.client.(*h2Client)
 	return http2
-}
-
-// connectTo is the CONNECT for an endpoint: its own address, as node tunnels
-// expect it.
-func (w *worker) connectTo(e *mesh.Endpoint) *hbone.Connect {
-	return &hbone.Connect{Authority: mesh.Authority{IP: e.Addr.Addr(), Port: e.Addr.Port()}}
 }

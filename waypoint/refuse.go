@@ -21,7 +21,6 @@ var (
 	errNoWeight      = errors.New("waypoint: the route has no backend that takes requests")
 	errNoEndpoint    = errors.New("waypoint: no ready endpoint")
 	errClientClosed  = errors.New("waypoint: the client went away")
-	errAnswered      = errors.New("waypoint: the request goes on after its answer")
 	errBadResponse   = errors.New("waypoint: the response cannot be passed on")
 	errConnect       = errors.New("waypoint: CONNECT is not for use inside a tunnel")
 )
@@ -169,12 +168,11 @@ func (x *exchange) reply(resp *l7.Response, body string) step {
 	}
 	x.rec.Sent = uint64(len(body))
 	x.responded, x.responseEnded = true, true
-	x.held.Clear() // what was held is not wanted; the client is credited for it
-	c, credit := x.client, x.rec.Received
+	c, unwanted := x.client, x.held.Len()+x.owed
 	x.abandonUpstream(nil)
 	x.finish()
-	if !x.requestEnded && credit > 0 {
-		c.Credit(int(credit))
+	if !x.requestEnded && unwanted > 0 {
+		c.Credit(unwanted)
 	}
 	if body == "" {
 		_ = c.Respond(resp, true)
@@ -182,8 +180,8 @@ func (x *exchange) reply(resp *l7.Response, body string) step {
 		c.Write([]byte(body))
 		c.End(nil)
 	}
-	x.over()
-	return x.step
+	x.release()
+	return stepNone
 }
 
 // grpcStatus maps an HTTP status to a gRPC one (grpc/doc/http-grpc-status-mapping.md).

@@ -3,6 +3,7 @@ package waypoint
 import (
 	"errors"
 	"strconv"
+	"time"
 
 	"github.com/waystone-mesh/waystone/internal/h1"
 	"github.com/waystone-mesh/waystone/internal/h2"
@@ -146,9 +147,6 @@ func (x *exchange) finish() {
 	x.session.worker.options.Telemetry.HTTP(&x.rec)
 }
 
-// over gives the exchange back if its client is done as well.
-func (x *exchange) over() { x.release() }
-
 // recordMalformed reports a request that the codec refused before it became one.
 func (s *session) recordMalformed(status int, err error) {
 	now := s.worker.loop.Now()
@@ -188,8 +186,7 @@ func (o *opaque) open() {
 }
 
 // flush brings the counters of a long tunnel up to date.
-func (o *opaque) flush() {
-	now := o.s.worker.loop.Now()
+func (o *opaque) flush(now time.Time) {
 	if !o.opened || now.Sub(o.flushed) < flushEvery {
 		return
 	}
@@ -213,7 +210,7 @@ func upstreamFlag(err error) telemetry.Flag {
 	var stream *h2.StreamError
 	var broken *h1.Error
 	switch {
-	case errors.As(err, &broken):
+	case errors.As(err, &broken), errors.Is(err, errBadResponse):
 		return telemetry.UPE
 	case errors.As(err, &stream) && stream.Remote:
 		return telemetry.UR

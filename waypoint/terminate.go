@@ -27,6 +27,7 @@ type session struct {
 	source   *mesh.Workload
 	endpoint *mesh.Endpoint // of a client that dialled a workload by its address
 	drain    func()         // finish what is in flight and close
+	ticked   func(time.Time)
 	opaque   *opaque
 	closed   bool
 }
@@ -100,9 +101,9 @@ func (s *session) direct(w *mesh.Workload) *mesh.Endpoint {
 }
 
 // tick is called once a second.
-func (s *session) tick(time.Time) {
-	if s.opaque != nil {
-		s.opaque.flush()
+func (s *session) tick(now time.Time) {
+	if s.ticked != nil {
+		s.ticked(now)
 	}
 }
 

@@ -2,7 +2,9 @@ package waypoint
 
 import (
 	"context"
+	"net"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/waystone-mesh/waystone/internal/flow"
@@ -43,6 +45,8 @@ type origin struct {
 	wants  string        // who must answer, as hbone.Key spells it
 	idle   []*h1Upstream // the most recently used last
 	conns  []*h2Origin
+
+	dropped bool // the worker has forgotten it, for it was empty
 }
 
 // origin returns what w holds open to e, which may be nothing yet.
@@ -120,42 +124,56 @@ func (o *origin) dial(ready func(leg flow.Stream, attach func(flow.Receiver), er
 			ready(t, t.SetReceiver, nil)
 		})
 	}
-	ctx, stop := context.WithTimeout(context.Background(), w.options.ConnectTimeout)
-	go w.dialPlain(ctx, stop, o.key.addr, ready)
-	return stop
+	d := &plainDial{worker: w, addr: o.key.addr, ready: ready}
+	d.ctx, d.stop = context.WithTimeout(w.dials, w.options.ConnectTimeout)
+	go d.run()
+	return d.cancel
 }
 
-func (w *worker) dialPlain(ctx context.Context, stop func(), addr netip.AddrPort, ready func(flow.Stream, func(flow.Receiver), error)) {
-	defer stop()
-	nc, err := w.options.Dial(ctx, netip.Addr{}, addr)
-	w.loop.Do(func() {
-		if err != nil {
-			ready(nil, nil, err)
-			return
+// A plainDial is a connection in the making to an endpoint outside the mesh.
+type plainDial struct {
+	worker   *worker
+	addr     netip.AddrPort
+	ready    func(flow.Stream, func(flow.Receiver), error)
+	ctx      context.Context
+	stop     context.CancelFunc
+	canceled bool
+}
+
+func (d *plainDial) cancel() {
+	d.canceled = true
+	d.stop()
+}
+
+// run dials on a goroutine of its own.
+func (d *plainDial) run() {
+	nc, err := d.worker.options.Dial(d.ctx, netip.Addr{}, d.addr)
+	d.stop()
+	d.worker.loop.Do(func() { d.done(nc, err) })
+}
+
+func (d *plainDial) done(nc net.Conn, err error) {
+	w := d.worker
+	switch {
+	case d.canceled:
+		if err == nil {
+			nc.Close()
 		}
+	case err != nil:
+		d.ready(nil, nil, err)
+	default:
 		t := loop.NewTCP(w.loop, loop.Plain(nc), w.options.window(), nil)
-		ready(t, t.SetReceiver, nil)
-	})
-}
-
-// park keeps an idle HTTP/1.1 connection for later.
-func (o *origin) park(u *h1Upstream) {
-	u.x, u.since = nil, o.worker.loop.Now()
-	o.idle = append(o.idle, u)
+		d.ready(t, t.SetReceiver, nil)
+	}
 }
 
 // expire closes what nobody has used for a while.
 func (o *origin) expire(now time.Time, idle time.Duration) {
-	keep := o.idle[:0]
-	for _, u := range o.idle {
-		if now.Sub(u.since) > idle || !u.Reusable() {
-			u.Close()
-			continue
-		}
-		keep = append(keep, u)
+	for len(o.idle) > 0 && now.Sub(o.idle[0].since) > idle { // the longest idle come first
+		u := o.idle[0]
+		o.idle = slices.Delete(o.idle, 0, 1)
+		u.Close()
 	}
-	clear(o.idle[len(keep):])
-	o.idle = keep
 	for _, c := range o.conns {
 		if c.inner != nil && c.inner.conn.Active() == 0 && now.Sub(c.since) > idle {
 			c.inner.die()
@@ -165,10 +183,11 @@ func (o *origin) expire(now time.Time, idle time.Duration) {
 
 // close ends every connection that is not in use.
 func (o *origin) close() {
-	for _, u := range o.idle {
+	idle := o.idle
+	o.idle = nil
+	for _, u := range idle {
 		u.Close()
 	}
-	o.idle = nil
 	for _, c := range o.conns {
 		if c.inner != nil {
 			c.inner.die()
@@ -176,4 +195,20 @@ func (o *origin) close() {
 	}
 }
 
+// empty reports whether o holds nothing. Connections that are in use do not
+// count: they come back by [origin.current].
 func (o *origin) empty() bool { return len(o.idle) == 0 && len(o.conns) == 0 }
+
+// current returns o, or what has taken its place since the worker forgot it.
+func (o *origin) current() *origin {
+	if !o.dropped {
+		return o
+	}
+	w := o.worker
+	if other := w.origins[o.key]; other != nil {
+		return other
+	}
+	o.dropped = false
+	w.origins[o.key] = o
+	return o
+}

@@ -1,6 +1,7 @@
 package waypoint
 
 import (
+	"slices"
 	"time"
 
 	"github.com/waystone-mesh/waystone/internal/flow"
@@ -15,6 +16,8 @@ type h1Upstream struct {
 	origin *origin
 	x      *exchange // nil while idle
 	since  time.Time // when it became idle
+
+	flushing bool // Flush runs at the end of the batch
 }
 
 // openHTTP1 makes a new connection for whoever holds t.
@@ -24,37 +27,70 @@ func (o *origin) openHTTP1(t ticket) (cancel func()) {
 			t.failed(err)
 			return
 		}
-		u := &h1Upstream{origin: o}
+		u := &h1Upstream{origin: o, x: t.x}
 		u.Client = h1.NewClient(leg, (*h1Answers)(u), o.worker.options.HTTP1)
 		attach(u.Client)
 		if t.stale() { // its exchange did not wait
-			o.keep(u)
+			u.keep()
 			return
 		}
-		u.x = t.x
 		t.connected(u)
 	})
 }
 
 // keep stores an idle connection for later.
-func (o *origin) keep(u *h1Upstream) {
-	u.x, u.since = nil, o.worker.loop.Now()
+func (u *h1Upstream) keep() {
+	u.x = nil
+	o := u.origin.current()
+	if o.worker.stopped {
+		u.Close()
+		return
+	}
+	u.origin, u.since = o, o.worker.loop.Now()
 	o.idle = append(o.idle, u)
+}
+
+// Request holds the head back until the batch ends if there is content, so that
+// it and the first of the content leave in one frame.
+func (u *h1Upstream) Request(r *l7.Request, end bool) error {
+	if !end {
+		u.Hold()
+		if !u.flushing {
+			u.flushing = true
+			u.origin.worker.loop.AtBatchEnd(u)
+		}
+	}
+	return u.Client.Request(r, end)
+}
+
+// Flush is loop.Flusher.
+func (u *h1Upstream) Flush() {
+	u.flushing = false
+	u.Client.Flush()
 }
 
 func (u *h1Upstream) Abort(err error) {
 	u.x = nil
+	delete(u.origin.worker.closing, u)
 	u.Client.Abort(err)
+}
+
+// Close ends the connection in good order. The endpoint is given a while to end
+// its direction too.
+func (u *h1Upstream) Close() {
+	u.x = nil
+	w := u.origin.worker
+	w.closing[u] = w.loop.Now()
+	u.Client.Close()
 }
 
 func (u *h1Upstream) release(whole bool) {
 	switch {
-	case !whole || u.origin.worker.draining:
+	case !whole:
 		u.Abort(nil)
 	case u.Reusable():
-		u.origin.keep(u)
+		u.keep()
 	default:
-		u.x = nil
 		u.Close()
 	}
 }
@@ -95,9 +131,10 @@ func (u *h1Answers) Reset(err error) {
 
 func (u *h1Answers) Closed(error) {
 	o := u.origin
+	delete(o.worker.closing, (*h1Upstream)(u))
 	for i, idle := range o.idle {
 		if idle == (*h1Upstream)(u) {
-			o.idle = append(o.idle[:i], o.idle[i+1:]...)
+			o.idle = slices.Delete(o.idle, i, i+1)
 			return
 		}
 	}

@@ -1,6 +1,7 @@
 package waypoint
 
 import (
+	"slices"
 	"strconv"
 	"time"
 
@@ -47,6 +48,11 @@ func (c *h2Origin) opened(leg flow.Stream, attach func(flow.Receiver), err error
 		}
 		return
 	}
+	if c.origin.worker.stopped {
+		leg.Reset(nil)
+		c.gone()
+		return
+	}
 	c.since = c.origin.worker.loop.Now()
 	c.inner = newInner(c.origin.worker, leg, h2.Client, c, c.gone)
 	attach(c.inner)
@@ -66,7 +72,7 @@ func (c *h2Origin) gone() {
 	o := c.origin
 	for i, other := range o.conns {
 		if other == c {
-			o.conns = append(o.conns[:i], o.conns[i+1:]...)
+			o.conns = slices.Delete(o.conns, i, i+1)
 			return
 		}
 	}
@@ -75,7 +81,7 @@ func (c *h2Origin) gone() {
 // stream returns a stream for x, to be opened with its head, or nil when there
 // is no room.
 func (c *h2Origin) stream(x *exchange) upstream {
-	if c.inner == nil || c.inner.dying || c.inner.gone || c.inner.conn.Available() == 0 {
+	if c.inner == nil || c.inner.dying || c.inner.conn.Available() == 0 {
 		return nil
 	}
 	return &h2Upstream{conn: c, x: x}
@@ -142,8 +148,11 @@ func (c *h2Origin) Reset(s *h2.Stream, err error) {
 	c.since = c.origin.worker.loop.Now()
 }
 
-// Changed and Closed are h2.Handler; room is asked for when it is needed.
-func (c *h2Origin) Changed()     { c.since = c.origin.worker.loop.Now() }
+func (c *h2Origin) Changed() {
+	c.since = c.origin.worker.loop.Now()
+	c.inner.settle()
+}
+
 func (c *h2Origin) Closed(error) {}
 
 // An h2Upstream is one stream to an endpoint.
@@ -168,8 +177,10 @@ func (u *h2Upstream) Request(r *l7.Request, end bool) error {
 	f := append(w.outgoing[:0],
 		l7.Field{Name: ":method", Value: r.Method},
 		l7.Field{Name: ":scheme", Value: schemeOf(r)},
-		l7.Field{Name: ":authority", Value: r.Authority},
 		l7.Field{Name: ":path", Value: r.Path})
+	if r.Authority != "" {
+		f = append(f, l7.Field{Name: ":authority", Value: r.Authority})
+	}
 	for _, field := range r.Fields {
 		if field.Name != "content-length" {
 			f = append(f, field)
@@ -190,11 +201,7 @@ func (u *h2Upstream) Request(r *l7.Request, end bool) error {
 func (u *h2Upstream) Write(p []byte) int { return u.stream.Write(p) }
 
 func (u *h2Upstream) End(trailers l7.Fields) {
-	if len(trailers) == 0 {
-		u.stream.CloseWrite()
-		return
-	}
-	u.stream.Headers(trailers, true)
+	u.stream.Headers(trailers, true) // none: the end alone
 }
 
 func (u *h2Upstream) Credit(n int) { u.stream.Credit(n) }

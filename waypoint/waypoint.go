@@ -1,6 +1,7 @@
 package waypoint
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -44,6 +45,16 @@ type Options struct {
 	PoolIdle       time.Duration // how long an unused HBONE connection is kept; 5 min
 	PoolStreams    int           // tunnels that share an HBONE connection we open; 100
 	UpstreamIdle   time.Duration // how long an unused connection to an endpoint is kept; 1 min
+	IdleTimeout    time.Duration // how long a client's HTTP/1.1 connection may be idle; 1 h
+	HeadTimeout    time.Duration // how long the head of a request may take to arrive; 1 min
+
+	// Patience is how long a CONNECT for something that is not served here waits
+	// to become it, because its sender may have heard of a change before us; 1 s.
+	Patience time.Duration
+
+	// Linger is how long what is no longer served here is served to those who
+	// have not heard; 5 s.
+	Linger time.Duration
 
 	// Budget is how many bytes of buffers may be out in the whole process before
 	// new requests are shed with 503; 256 MiB.
@@ -55,8 +66,8 @@ type Options struct {
 
 // A Consultant is an external authorizer.
 type Consultant struct {
-	// Content is how many bytes of a request's content it wants to see. The
-	// request waits until so many have come, or all of it.
+	// Content is how many bytes of a request's content it wants to see, up to
+	// 64 KiB. The request waits until so many have come, or all of it.
 	Content int
 
 	// Ask starts a question about r, which it may keep, and returns how to call
@@ -106,21 +117,26 @@ func (o *Options) setDefaults() {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	if o.HBONEPort == 0 {
-		o.HBONEPort = 15008
+	o.HBONEPort = cmp.Or(o.HBONEPort, 15008)
+	o.ConnectTimeout = cmp.Or(o.ConnectTimeout, 10*time.Second)
+	o.PoolIdle = cmp.Or(o.PoolIdle, 5*time.Minute)
+	o.UpstreamIdle = cmp.Or(o.UpstreamIdle, time.Minute)
+	o.IdleTimeout = cmp.Or(o.IdleTimeout, time.Hour)
+	o.HeadTimeout = cmp.Or(o.HeadTimeout, time.Minute)
+	o.Patience = cmp.Or(o.Patience, time.Second)
+	o.Linger = cmp.Or(o.Linger, 5*time.Second)
+	o.Budget = cmp.Or(o.Budget, 256<<20)
+}
+
+// gathering is how much content a request waits for before the consultant is
+// asked: no more than may come without credit, which is announced by halves of
+// the window.
+func (o *Options) gathering() int {
+	window := o.window()
+	if w := int(o.HTTP2.StreamWindow); w > 0 {
+		window = min(window, w)
 	}
-	if o.ConnectTimeout == 0 {
-		o.ConnectTimeout = 10 * time.Second
-	}
-	if o.PoolIdle == 0 {
-		o.PoolIdle = 5 * time.Minute
-	}
-	if o.UpstreamIdle == 0 {
-		o.UpstreamIdle = time.Minute
-	}
-	if o.Budget == 0 {
-		o.Budget = 256 << 20
-	}
+	return min(o.Consultant.Content, window/2, 64<<10)
 }
 
 // window is what a plain connection to an endpoint may have uncredited: what a
@@ -164,9 +180,17 @@ func (w *Waypoint) Shutdown(ctx context.Context) error {
 		l.Do(k.startDraining)
 	}
 	err := w.server.Shutdown(ctx)
+	if err != nil {
+		w.options.Log.Warn("shutdown: what was left was cut off", "error", err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, closeTimeout)
+	defer cancel()
 	for l, k := range w.workers {
 		l.Do(k.stop)
-		err = errors.Join(err, k.pool.Shutdown(ctx))
+		if e := k.pool.Shutdown(ctx); e != nil && err == nil {
+			// No client is left: an endpoint that does not close is no loss.
+			w.options.Log.Debug("shutdown: connections to endpoints were cut off", "error", e)
+		}
 	}
 	return err
 }
@@ -182,7 +206,9 @@ func (w *worker) startDraining() {
 
 // stop ends what is left: connections to endpoints, and the clock.
 func (w *worker) stop() {
+	w.stopped = true
 	w.timer.Stop()
+	w.endDials()
 	for _, o := range w.origins {
 		o.close()
 	}

@@ -1,6 +1,7 @@
 package waypoint
 
 import (
+	"context"
 	"encoding/binary"
 	"encoding/hex"
 	"math/rand/v2"
@@ -27,7 +28,11 @@ type worker struct {
 	free      []*exchange
 	rng       *rand.PCG
 	timer     loop.Timer
+	closing   map[*h1Upstream]time.Time // closed by us, not yet by the endpoint; since when
+	dials     context.Context           // over when the worker stops
+	endDials  context.CancelFunc
 	draining  bool
+	stopped   bool
 
 	// Scratch, lent for one call.
 	request  l7.Request
@@ -36,6 +41,10 @@ type worker struct {
 	outgoing l7.Fields
 	id       [36]byte
 }
+
+// closeTimeout is how long a peer may take to close its end of what we have
+// closed, before it is reset: 5 s.
+const closeTimeout = 5 * time.Second
 
 // maxFree is how many exchanges a worker keeps for later: 1,024 of about 1 KiB.
 const maxFree = 1024
@@ -49,8 +58,10 @@ func newWorker(w *Waypoint, l *loop.Loop) *worker {
 		waiters:   map[*waiter]struct{}{},
 		lingering: map[*config.Destination]detached{},
 		inners:    map[*inner]struct{}{},
+		closing:   map[*h1Upstream]time.Time{},
 		rng:       rand.NewPCG(rand.Uint64(), rand.Uint64()),
 	}
+	k.dials, k.endDials = context.WithCancel(context.Background())
 	k.pool = hbone.NewPool(hbone.PoolOptions{
 		Loop: l, Identity: w.options.Identity, Dial: w.options.Dial, H2: w.options.HBONE,
 		IdleRelease: w.options.PoolIdle, MaxStreams: w.options.PoolStreams, ConnectTimeout: w.options.ConnectTimeout,
@@ -68,7 +79,13 @@ func (w *worker) tick() {
 	}
 	for key, o := range w.origins {
 		if o.expire(now, w.options.UpstreamIdle); o.empty() {
+			o.dropped = true
 			delete(w.origins, key)
+		}
+	}
+	for u, since := range w.closing {
+		if now.Sub(since) > closeTimeout {
+			u.Abort(nil)
 		}
 	}
 	for s := range w.sessions {
@@ -108,10 +125,11 @@ func (w *worker) newExchange(s *session, c client, slot **exchange) *exchange {
 	return x
 }
 
-// release gives the exchange back, once both sides are done with it.
+// release gives the exchange back. Nobody tells it anything any more: its
+// upstream was left and its client's slot is empty.
 func (x *exchange) release() {
-	if !x.reported || !x.requestEnded || x.session == nil {
-		return
+	if !x.reported {
+		return // it was given back already
 	}
 	w := x.session.worker
 	if x.slot != nil && *x.slot == x {
