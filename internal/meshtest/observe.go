@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"runtime"
 	"sort"
 	"strings"
 	"sync"
@@ -25,6 +26,13 @@ func (l *lineLog) Write(p []byte) (int, error) {
 	return l.text.Write(p)
 }
 
+// close ends the writers, which lose nothing more.
+func (l *lineLog) close(ctx context.Context) {
+	for _, w := range l.writers {
+		_ = w.Close(ctx)
+	}
+}
+
 func (l *lineLog) add(w *telemetry.Writer) { l.writers = append(l.writers, w) }
 
 // lines returns everything that has been logged.
@@ -35,6 +43,64 @@ func (l *lineLog) lines() []string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return strings.Split(strings.TrimSpace(l.text.String()), "\n")
+}
+
+// routines returns the stacks of the goroutines that are of this module, those
+// of tests aside.
+func routines() (stacks []string) {
+	buf := make([]byte, 64<<10)
+	for {
+		n := runtime.Stack(buf, true)
+		if n < len(buf) {
+			buf = buf[:n]
+			break
+		}
+		buf = make([]byte, 2*len(buf))
+	}
+	for _, s := range strings.Split(string(buf), "\n\n") {
+		if strings.Contains(s, "waystone-mesh/waystone/") && !strings.Contains(s, "testing.tRunner(") {
+			stacks = append(stacks, s)
+		}
+	}
+	return stacks
+}
+
+// wantRoutines checks that no goroutine is left that was not there before. One
+// that has done its work may still be on its way out.
+func (m *Mesh) wantRoutines() {
+	m.t.Helper()
+	var left []string
+	if !poll(func() bool { left = routines(); return len(left) <= m.routines }) {
+		m.t.Errorf("%d goroutines are left, there were %d:\n%s", len(left), m.routines, strings.Join(left, "\n\n"))
+	}
+}
+
+// Series returns the series of a family whose value is not zero, of every
+// program, each as its labels in order: name="value",…
+func (m *Mesh) Series(family string) map[string]float64 {
+	m.t.Helper()
+	all := map[string]float64{}
+	for _, p := range m.programs {
+		families, err := p.tel.Metrics().Gather()
+		if err != nil {
+			m.t.Fatal(err)
+		}
+		for _, f := range families {
+			if f.GetName() != family {
+				continue
+			}
+			for _, s := range f.GetMetric() {
+				var labels []string
+				for _, l := range s.GetLabel() {
+					labels = append(labels, fmt.Sprintf("%s=%q", l.GetName(), l.GetValue()))
+				}
+				if v := s.GetCounter().GetValue() + s.GetGauge().GetValue(); v != 0 {
+					all[strings.Join(labels, ",")] += v
+				}
+			}
+		}
+	}
+	return all
 }
 
 // WantLog checks that there is an access-log line in which every key has the
@@ -78,8 +144,8 @@ func (m *Mesh) Metric(selector string) (sum float64, known []string) {
 	m.t.Helper()
 	name, rest, _ := strings.Cut(strings.TrimSuffix(selector, "}"), "{")
 	want := map[string]string{}
-	for _, pair := range strings.Split(rest, ",") {
-		if k, v, ok := strings.Cut(pair, "="); ok {
+	for _, pair := range strings.SplitAfter(rest, `",`) { // a value may hold commas
+		if k, v, ok := strings.Cut(strings.TrimSuffix(pair, ","), "="); ok {
 			want[strings.TrimSpace(k)] = strings.Trim(v, `"`)
 		}
 	}
