@@ -44,11 +44,11 @@ bench-diff: ## compare bench/old.txt with bench/new.txt
 	$(GO) build -C .ci/tools -o $(CURDIR)/bin/benchstat golang.org/x/perf/cmd/benchstat
 	bin/benchstat bench/old.txt bench/new.txt
 
-h2spec: build ## HTTP/2 conformance of the HBONE listener and the inner server
-	$(GO) build -C .ci/tools -o $(CURDIR)/bin/h2spec github.com/summerwind/h2spec/cmd/h2spec
-	.ci/h2spec
+h2spec: build ## HTTP/2 conformance of the HBONE listener and of the server inside tunnels
+	$(GO) build -C .ci/tools -o $(CURDIR)/bin/h2conformance ./h2conformance
+	bin/h2conformance bin/waypoint
 
-check: vet lint test race fuzz-seeds demo ## what CI runs
+check: vet lint test race fuzz-seeds h2spec demo ## what CI runs
 	@echo "check: all green"
 
 fuzz-seeds: ## run every fuzz target on its seeds only
