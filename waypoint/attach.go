@@ -80,9 +80,12 @@ func (w *worker) wait(s *session) {
 	w.loop.After(&h.timer, w.options.Patience)
 }
 
-// retryWaiters serves those whom a change made ours.
+// retryWaiters serves those whom a change made ours, and those that a change took
+// from us before this loop had heard of it: for these the snapshot is the one
+// they have seen, and only what lingers is new.
 func (w *worker) retryWaiters() {
 	for h := range w.waiters {
+		h.s.snapshot = 0
 		if h.s.destination() != nil {
 			h.timer.Stop()
 			delete(w.waiters, h)

@@ -15,13 +15,19 @@ import (
 // receiver is short for what every tunnel needs.
 type receiver = flow.Receiver
 
+// A tunnel is an [hbone.Tunnel], or in tests what stands in for one.
+type tunnel interface {
+	flow.Stream
+	SetReceiver(flow.Receiver)
+}
+
 // A session is one tunnel from a client: who is calling, which destination they
 // named, and whatever protocol they speak there.
 type session struct {
 	worker   *worker
 	in       *hbone.Incoming
-	tunnel   *hbone.Tunnel // nil until the CONNECT is answered with 200
-	snapshot uint64        // the version dest was looked up in
+	tunnel   tunnel // nil until the CONNECT is answered with 200
+	snapshot uint64 // the version dest was looked up in
 	dest     *config.Destination
 	input    authz.Input // of an opaque tunnel; of a request, all but HTTP
 	source   *mesh.Workload

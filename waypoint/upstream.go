@@ -108,10 +108,17 @@ func (o *origin) open(t ticket) (cancel func()) {
 	return o.openHTTP1(t)
 }
 
-// dial opens a stream of bytes to the endpoint: a tunnel, or a plain connection
-// to one that is not in the mesh. ready is called once, on the loop, with how to
-// install the receiver.
-func (o *origin) dial(ready func(leg flow.Stream, attach func(flow.Receiver), err error)) (cancel func()) {
+// dial opens a stream of bytes to the endpoint. ready is called once, on the
+// loop and not within dial, unless cancel is called first.
+func (o *origin) dial(ready dialed) (cancel func()) { return o.worker.dial(o, ready) }
+
+// dialed is told the outcome of a dial: a stream and how to install its receiver,
+// or an error.
+type dialed func(leg flow.Stream, attach func(flow.Receiver), err error)
+
+// dialOrigin opens a tunnel, or a plain connection to an endpoint that is not in
+// the mesh.
+func dialOrigin(o *origin, ready dialed) (cancel func()) {
 	w := o.worker
 	if o.key.workload.Tunnel == mesh.HBONE {
 		key := hbone.Key{Self: w.options.Self, Wants: o.wants, Addr: netip.AddrPortFrom(o.key.addr.Addr(), w.options.HBONEPort)}
@@ -134,7 +141,7 @@ func (o *origin) dial(ready func(leg flow.Stream, attach func(flow.Receiver), er
 type plainDial struct {
 	worker   *worker
 	addr     netip.AddrPort
-	ready    func(flow.Stream, func(flow.Receiver), error)
+	ready    dialed
 	ctx      context.Context
 	stop     context.CancelFunc
 	canceled bool

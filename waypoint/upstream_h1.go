@@ -18,6 +18,7 @@ type h1Upstream struct {
 	since  time.Time // when it became idle
 
 	flushing bool // Flush runs at the end of the batch
+	over     bool // the codec has said its last word
 }
 
 // openHTTP1 makes a new connection for whoever holds t.
@@ -79,9 +80,10 @@ func (u *h1Upstream) Abort(err error) {
 // its direction too.
 func (u *h1Upstream) Close() {
 	u.x = nil
-	w := u.origin.worker
-	w.closing[u] = w.loop.Now()
-	u.Client.Close()
+	if w := u.origin.worker; !u.over {
+		w.closing[u] = w.loop.Now()
+		u.Client.Close()
+	}
 }
 
 func (u *h1Upstream) release(whole bool) {
@@ -130,6 +132,7 @@ func (u *h1Answers) Reset(err error) {
 }
 
 func (u *h1Answers) Closed(error) {
+	u.over = true
 	o := u.origin
 	delete(o.worker.closing, (*h1Upstream)(u))
 	for i, idle := range o.idle {

@@ -20,6 +20,7 @@ type worker struct {
 	*Waypoint
 	loop      *loop.Loop
 	pool      *hbone.Pool
+	dial      func(*origin, dialed) (cancel func()) // dialOrigin, except in tests
 	origins   map[originKey]*origin
 	sessions  map[*session]struct{}
 	waiters   map[*waiter]struct{}
@@ -53,6 +54,7 @@ func newWorker(w *Waypoint, l *loop.Loop) *worker {
 	k := &worker{
 		Waypoint:  w,
 		loop:      l,
+		dial:      dialOrigin,
 		origins:   map[originKey]*origin{},
 		sessions:  map[*session]struct{}{},
 		waiters:   map[*waiter]struct{}{},
