@@ -60,6 +60,7 @@ var imports = map[string]string{
 	"internal/dump":             "authz internal/config internal/identity internal/mesh routing",
 	"internal/program":          "*",
 	"internal/meshtest":         "*",
+	"internal/script":           "",
 	"internal/arch":             "",
 	"internal/demo":             "*",
 	"examples/bookinfo":         "internal/config internal/file internal/l7 internal/manifest internal/mesh routing",
