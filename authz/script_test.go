@@ -1,12 +1,8 @@
 package authz_test
 
 import (
-	"bytes"
-	"flag"
 	"fmt"
 	"net/netip"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 
@@ -16,18 +12,10 @@ import (
 	"github.com/waystone-mesh/waystone/authz/authztest"
 	"github.com/waystone-mesh/waystone/internal/identity"
 	"github.com/waystone-mesh/waystone/internal/l7"
+	"github.com/waystone-mesh/waystone/internal/script"
 )
 
-var rewrite = flag.Bool("rewrite", false, "write the results that the scripts give into them")
-
-// The scripts in testdata say what policies mean. A script is blocks of the form
-//
-//	command [arguments]
-//	input
-//	----
-//	result
-//
-// and a blank line. Comments stand between blocks. The commands:
+// The scripts in testdata say what policies mean. Their commands are
 //
 //	policy   the input is policies in YAML, added to those before it; the result
 //	         is "ok" or what is wrong with them
@@ -37,83 +25,32 @@ var rewrite = flag.Bool("rewrite", false, "write the results that the scripts gi
 //	         principal, source, dest, sni, method, host, path and the names of
 //	         header fields. With none of the HTTP ones it is a connection.
 func TestScripts(t *testing.T) {
-	files, err := filepath.Glob("testdata/*.txt")
-	if err != nil || len(files) == 0 {
-		t.Fatalf("no scripts: %v", err)
-	}
-	for _, name := range files {
-		t.Run(strings.TrimSuffix(filepath.Base(name), ".txt"), func(t *testing.T) { runScript(t, name) })
-	}
+	script.Run(t, "testdata/*.txt", func(*testing.T) func(*script.Block) string { return new(world).run })
 }
 
-// A script is a script being run.
-type script struct {
-	name     string
+// A world is what a script has set up.
+type world struct {
 	options  authz.Options
 	policies []*authz.Policy
 }
 
-func runScript(t *testing.T, name string) {
-	t.Helper()
-	in, err := os.ReadFile(name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if !bytes.HasPrefix(in, []byte("# ")) {
-		t.Errorf("%s: does not begin with a comment that states the rule", name)
-	}
-	s := script{name: name}
-	var out strings.Builder
-	lines := strings.Split(strings.TrimRight(string(in), "\n"), "\n")
-	for i := 0; i < len(lines); {
-		if lines[i] == "" || lines[i][0] == '#' {
-			out.WriteString(lines[i] + "\n")
-			i++
-			continue
-		}
-		at := i + 1
-		var block, want []string
-		for ; i < len(lines) && lines[i] != "----"; i++ {
-			block = append(block, lines[i])
-		}
-		for i++; i < len(lines) && lines[i] != ""; i++ {
-			want = append(want, lines[i])
-		}
-		got := s.run(t, at, block)
-		if w := strings.Join(want, "\n"); got != w && !*rewrite {
-			t.Errorf("%s:%d: %s\ngot  %s\nwant %s", name, at, strings.Join(block, "\n"), got, w)
-		}
-		out.WriteString(strings.Join(block, "\n") + "\n----\n" + got + "\n")
-	}
-	if *rewrite && out.String() != string(in) {
-		if err := os.WriteFile(name, []byte(out.String()), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-}
-
-func (s *script) run(t *testing.T, line int, block []string) string {
-	t.Helper()
-	words := strings.Fields(block[0])
-	switch words[0] {
+func (w *world) run(b *script.Block) string {
+	switch b.Command {
 	case "policy":
-		return s.policy(strings.Join(block[1:], "\n"))
+		return w.policy(b.Input)
 	case "options":
-		return s.setOptions(t, line, words[1:])
+		return w.setOptions(b)
 	case "reset":
-		s.policies = nil
+		w.policies = nil
 		return "ok"
 	case "check":
-		for _, more := range block[1:] {
-			words = append(words, strings.Fields(more)...)
-		}
-		return s.check(t, line, words[1:])
+		return w.check(b)
 	}
-	t.Fatalf("%s:%d: unknown command %q", s.name, line, words[0])
+	b.Fatalf("unknown command %q", b.Command)
 	return ""
 }
 
-func (s *script) policy(text string) string {
+func (w *world) policy(text string) string {
 	policies, err := authztest.Read([]byte(text), yaml.UnmarshalStrict)
 	if err != nil {
 		return "unreadable: " + strings.TrimSpace(err.Error())
@@ -123,41 +60,39 @@ func (s *script) policy(text string) string {
 			return "invalid: " + err.Error()
 		}
 	}
-	s.policies = append(s.policies, policies...)
-	if _, err := authz.Compile(s.options, s.policies...); err != nil {
+	w.policies = append(w.policies, policies...)
+	if _, err := authz.Compile(w.options, w.policies...); err != nil {
 		return "rejected: " + err.Error()
 	}
 	return "ok"
 }
 
-func (s *script) setOptions(t *testing.T, line int, words []string) string {
-	t.Helper()
-	s.options = authz.Options{}
-	for _, w := range words {
-		name, value, _ := strings.Cut(w, "=")
+func (w *world) setOptions(b *script.Block) string {
+	w.options = authz.Options{}
+	for _, arg := range b.Args {
+		name, value, _ := strings.Cut(arg, "=")
 		switch name {
 		case "trust-domain":
-			s.options.TrustDomain = value
+			w.options.TrustDomain = value
 		case "aliases":
-			s.options.Aliases = strings.Split(value, ",")
+			w.options.Aliases = strings.Split(value, ",")
 		case "root":
-			s.options.RootNamespace = value
+			w.options.RootNamespace = value
 		case "l4":
-			s.options.L4 = true
+			w.options.L4 = true
 		default:
-			t.Fatalf("%s:%d: unknown option %q", s.name, line, name)
+			b.Fatalf("unknown option %q", name)
 		}
 	}
 	return "ok"
 }
 
-func (s *script) check(t *testing.T, line int, words []string) string {
-	t.Helper()
-	in, err := input(words)
+func (w *world) check(b *script.Block) string {
+	in, err := input(append(b.Args, strings.Fields(b.Input)...))
 	if err != nil {
-		t.Fatalf("%s:%d: %v", s.name, line, err)
+		b.Fatalf("%v", err)
 	}
-	set, _ := authz.Compile(s.options, s.policies...)
+	set, _ := authz.Compile(w.options, w.policies...)
 	return verdict(set.Check(in))
 }
 
