@@ -1,10 +1,7 @@
 package routing
 
 import (
-	"flag"
 	"fmt"
-	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
@@ -12,90 +9,65 @@ import (
 
 	"github.com/waystone-mesh/waystone/internal/l7"
 	"github.com/waystone-mesh/waystone/internal/mesh"
+	"github.com/waystone-mesh/waystone/internal/script"
 )
 
-var rewrite = flag.Bool("rewrite", false, "write what the scripts print into testdata")
-
-// TestScripts runs testdata/*.txt. A script is blocks of a command, its lines,
-// "----" and what it prints; a blank line ends a block.
+// The scripts in testdata say how requests are routed. Their commands are
 //
 //	routes      compiles routes and rules; prints nothing, or the errors
 //	match       prints, for each request, the rule and what became of the request
 //	redirect    prints, for each request, the response
 //	normalize   prints each path in the normalisation that the command names
 func TestScripts(t *testing.T) {
-	files, err := filepath.Glob("testdata/*.txt")
-	if err != nil || len(files) == 0 {
-		t.Fatalf("testdata/*.txt: %d files, %v", len(files), err)
-	}
-	for _, file := range files {
-		t.Run(filepath.Base(file), func(t *testing.T) { runScript(t, file) })
-	}
+	script.Run(t, "testdata/*.txt", func(t *testing.T) func(*script.Block) string {
+		var table *Table
+		return func(b *script.Block) string {
+			var out strings.Builder
+			switch b.Command {
+			case "routes":
+				var err error
+				if table, err = Compile(parseRoutes(t, b.Lines())...); err != nil {
+					fmt.Fprintln(&out, err)
+				}
+			case "match":
+				for _, line := range b.Lines() {
+					fmt.Fprintln(&out, describe(table, parseRequest(t, line)))
+				}
+			case "redirect":
+				for _, line := range b.Lines() {
+					fmt.Fprintln(&out, redirect(table, parseRequest(t, line)))
+				}
+			case "normalize":
+				n, err := ParseNormalization(strings.Join(b.Args, " "))
+				if err != nil {
+					b.Fatalf("%v", err)
+				}
+				for _, line := range b.Lines() {
+					fmt.Fprintln(&out, normalize(n, line))
+				}
+			default:
+				b.Fatalf("unknown command %q", b.Command)
+			}
+			return out.String()
+		}
+	})
 }
 
-func runScript(t *testing.T, file string) {
-	data, err := os.ReadFile(file)
+// redirect prints the response to a request that a rule redirects.
+func redirect(table *Table, req *l7.Request) string {
+	resp, ok := table.Match(req).Redirect(req, 9080)
+	if !ok {
+		return "none"
+	}
+	return fmt.Sprint(resp.Status, " ", resp.Fields.Get("location"))
+}
+
+func normalize(n Normalization, path string) string {
+	p, err := Normalize(n, path)
 	if err != nil {
-		t.Fatal(err)
+		return "error " + err.Error()
 	}
-	var table *Table
-	var out []string
-	for block := range strings.SplitSeq(strings.TrimSpace(string(data)), "\n\n") {
-		if strings.HasPrefix(block, "#") {
-			out = append(out, block)
-			continue
-		}
-		input, want, ok := strings.Cut(block+"\n", "\n----\n")
-		if !ok {
-			t.Fatalf("block without ----:\n%s", block)
-		}
-		lines := strings.Split(input, "\n")
-		command := strings.Fields(lines[0])
-		var got strings.Builder
-		switch command[0] {
-		case "routes":
-			if table, err = Compile(parseRoutes(t, lines[1:])...); err != nil {
-				fmt.Fprintln(&got, err)
-			}
-		case "match":
-			for _, line := range lines[1:] {
-				fmt.Fprintln(&got, describe(table, parseRequest(t, line)))
-			}
-		case "redirect":
-			for _, line := range lines[1:] {
-				req := parseRequest(t, line)
-				resp, ok := table.Match(req).Redirect(req, 9080)
-				if !ok {
-					fmt.Fprintln(&got, "none")
-					continue
-				}
-				fmt.Fprintln(&got, resp.Status, resp.Fields.Get("location"))
-			}
-		case "normalize":
-			n, err := ParseNormalization(command[1])
-			if err != nil {
-				t.Fatal(err)
-			}
-			for _, line := range lines[1:] {
-				if p, err := Normalize(n, line); err != nil {
-					fmt.Fprintln(&got, "error", err)
-				} else {
-					fmt.Fprintln(&got, p)
-				}
-			}
-		default:
-			t.Fatalf("unknown command %q", command[0])
-		}
-		if got.String() != want && !*rewrite {
-			t.Errorf("%s\ngot:\n%swant:\n%s", input, got.String(), want)
-		}
-		out = append(out, strings.TrimSuffix(input+"\n----\n"+got.String(), "\n"))
-	}
-	if *rewrite {
-		if err := os.WriteFile(file, []byte(strings.Join(out, "\n\n")+"\n"), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
+	return p
 }
 
 // describe prints the rule a request matches and the request it becomes.
