@@ -1,12 +1,8 @@
 package manifest
 
 import (
-	"bytes"
-	"flag"
 	"fmt"
 	"net/netip"
-	"os"
-	"path/filepath"
 	"reflect"
 	"slices"
 	"strings"
@@ -15,100 +11,81 @@ import (
 
 	"github.com/waystone-mesh/waystone/internal/config"
 	"github.com/waystone-mesh/waystone/internal/mesh"
+	"github.com/waystone-mesh/waystone/internal/script"
 )
 
-var rewrite = flag.Bool("rewrite", false, "rewrite the expectations in testdata")
-
-// TestScripts runs testdata/*.txt. A script is a list of steps:
+// The scripts in testdata say what the Index makes of manifests. Their commands
+// are
 //
-//	apply                    or: delete Kind namespace/name ...
-//	<manifests>
-//	----
-//	<what the Index said>
-//	====
-//
-// A line "options bylabel" at the top sets options of the Index.
+//	options  bylabel: begins again with an Index of these options
+//	apply    the input is manifests; the result, what the Index said
+//	delete   Kind namespace/name …: the result likewise
 func TestScripts(t *testing.T) {
-	names, err := filepath.Glob("testdata/*.txt")
-	if err != nil || len(names) == 0 {
-		t.Fatal("no scripts", err)
-	}
-	for _, name := range names {
-		t.Run(strings.TrimSuffix(filepath.Base(name), ".txt"), func(t *testing.T) { runScript(t, name) })
-	}
-}
-
-func runScript(t *testing.T, name string) {
-	data, err := os.ReadFile(name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	head, body, _ := strings.Cut(string(data), "\nSTEPS\n")
-	x := NewIndex(Options{ByLabel: strings.Contains(head, "options bylabel")})
-	out := bytes.NewBufferString(head + "\nSTEPS\n")
-	for _, step := range strings.SplitAfter(body, "====\n") {
-		if strings.TrimSpace(step) == "" {
-			continue
-		}
-		in, want, ok := strings.Cut(strings.TrimSuffix(step, "====\n"), "----\n")
-		if !ok {
-			t.Fatalf("%s: a step without ----:\n%s", name, step)
-		}
-		got := runStep(t, x, in)
-		if got != want && !*rewrite {
-			t.Errorf("%s: after\n%s\ngot:\n%s\nwant:\n%s", name, in, got, want)
-		}
-		fmt.Fprintf(out, "%s----\n%s====\n", in, got)
-	}
-	if *rewrite {
-		if err := os.WriteFile(name, out.Bytes(), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-}
-
-func runStep(t *testing.T, x *Index, in string) string {
-	t.Helper()
-	command, manifests, _ := strings.Cut(strings.TrimLeft(in, "\n"), "\n")
-	var b strings.Builder
-	var changes []Change
-	switch words := strings.Fields(command); words[0] {
-	case "apply":
-		f := Decode("in.yaml", []byte(manifests))
-		for _, e := range f.Errors {
-			fmt.Fprintf(&b, "error %s\n", e)
-		}
-		for _, u := range f.Unknown {
-			fmt.Fprintf(&b, "unknown %s %s line %d\n", u.Kind, u.Name, u.Line)
-		}
-		for _, o := range f.Objects {
-			changes = append(changes, Change{o.Key, o})
-		}
-	case "delete":
-		for i := 1; i+1 < len(words); i += 2 {
-			ns, name, ok := strings.Cut(words[i+1], "/")
-			if !ok {
-				ns, name = "", ns
+	script.Run(t, "testdata/*.txt", func(*testing.T) func(*script.Block) string {
+		x := NewIndex(Options{})
+		return func(b *script.Block) string {
+			switch b.Command {
+			case "options":
+				x = NewIndex(Options{ByLabel: slices.Contains(b.Args, "bylabel")})
+				return ""
+			case "apply":
+				changes, out := applied(b.Input)
+				return out + said(x.Apply(changes...))
+			case "delete":
+				return said(x.Apply(deleted(b)...))
 			}
-			changes = append(changes, Change{Key: mesh.Key{Kind: words[i], Namespace: ns, Name: name}})
+			b.Fatalf("unknown command %q", b.Command)
+			return ""
 		}
-	default:
-		t.Fatalf("unknown command %q", command)
+	})
+}
+
+// applied returns what manifests change, and prints what of them is wrong.
+func applied(manifests string) (changes []Change, out string) {
+	f := Decode("in.yaml", []byte(manifests))
+	for _, e := range f.Errors {
+		out += fmt.Sprintf("error %s\n", e)
 	}
-	for _, u := range x.Apply(changes...) {
+	for _, u := range f.Unknown {
+		out += fmt.Sprintf("unknown %s %s line %d\n", u.Kind, u.Name, u.Line)
+	}
+	for _, o := range f.Objects {
+		changes = append(changes, Change{o.Key, o})
+	}
+	return changes, out
+}
+
+func deleted(b *script.Block) (changes []Change) {
+	if len(b.Args)%2 != 0 {
+		b.Fatalf("delete: got %q, want pairs of a kind and a name", b.Args)
+	}
+	for pair := range slices.Chunk(b.Args, 2) {
+		ns, name, ok := strings.Cut(pair[1], "/")
+		if !ok {
+			ns, name = "", ns
+		}
+		changes = append(changes, Change{Key: mesh.Key{Kind: pair[0], Namespace: ns, Name: name}})
+	}
+	return changes
+}
+
+// said prints updates.
+func said(updates []config.Update) string {
+	var out strings.Builder
+	for _, u := range updates {
 		switch {
 		case u.Err != nil:
-			fmt.Fprintf(&b, "refused %s\n  %s\n", u.Key, u.Err)
+			fmt.Fprintf(&out, "refused %s\n  %s\n", u.Key, u.Err)
 			if u.Value != nil {
-				fmt.Fprintf(&b, "  %s\n", render(u.Value))
+				fmt.Fprintf(&out, "  %s\n", render(u.Value))
 			}
 		case u.Value == nil:
-			fmt.Fprintf(&b, "gone %s\n", u.Key)
+			fmt.Fprintf(&out, "gone %s\n", u.Key)
 		default:
-			fmt.Fprintf(&b, "%s\n", render(u.Value))
+			fmt.Fprintf(&out, "%s\n", render(u.Value))
 		}
 	}
-	return b.String()
+	return out.String()
 }
 
 // render prints a value without what is zero in it.
