@@ -69,11 +69,7 @@ func TestAccessLogLines(t *testing.T) {
 		for _, rec := range accessCases() {
 			r.report(rec)
 		}
-		name := "access_json.golden"
-		if text {
-			name = "access_text.golden"
-		}
-		golden(t, name, r.lines(t))
+		goldenLog(t, "access", !text, r.lines(t))
 	}
 }
 

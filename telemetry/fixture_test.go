@@ -3,36 +3,32 @@ package telemetry
 import (
 	"bytes"
 	"context"
-	"flag"
+	"encoding/json"
 	"net/netip"
-	"os"
-	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/waystone-mesh/waystone/internal/identity"
 	"github.com/waystone-mesh/waystone/internal/mesh"
+	"github.com/waystone-mesh/waystone/internal/script"
 )
 
-var rewrite = flag.Bool("rewrite", false, "rewrite testdata/*.golden")
-
-// golden compares got with testdata/name, or rewrites that.
-func golden(tb testing.TB, name, got string) {
+// goldenLog compares lines of a log in one of its two encodings with
+// testdata/name_text.golden or name_json.golden.
+func goldenLog(tb testing.TB, name string, asJSON bool, got string) {
 	tb.Helper()
-	path := filepath.Join("testdata", name)
-	if *rewrite {
-		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
-			tb.Fatal(err)
+	encoding := "text"
+	if asJSON {
+		encoding = "json"
+		for line := range strings.Lines(got) {
+			if !json.Valid([]byte(line)) {
+				tb.Errorf("not JSON: %s", line)
+			}
 		}
 	}
-	want, err := os.ReadFile(path)
-	if err != nil {
-		tb.Fatal(err)
-	}
-	if got != string(want) {
-		tb.Errorf("%s differs (go test -rewrite accepts it); got:\n%s", path, got)
-	}
+	script.Golden(tb, "testdata/"+name+"_"+encoding+".golden", got)
 }
 
 // A sink keeps what is written to it.

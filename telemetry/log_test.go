@@ -1,12 +1,10 @@
 package telemetry
 
 import (
-	"encoding/json"
 	"errors"
 	"log/slog"
 	"math"
 	"net/netip"
-	"strings"
 	"testing"
 	"time"
 )
@@ -31,16 +29,7 @@ func TestLogLines(t *testing.T) {
 		l = l.With("peer", "istiod").WithGroup("stream")
 		at(slog.LevelError, "groups", "id", 7, slog.Group("inner", "x", 1))
 		at(LevelTrace, "empty group", slog.Group("none"), slog.Attr{})
-		name, got := "log_text.golden", out.take()
-		if asJSON {
-			name = "log_json.golden"
-			for line := range strings.Lines(got) {
-				if !json.Valid([]byte(line)) {
-					t.Errorf("not JSON: %s", line)
-				}
-			}
-		}
-		golden(t, name, got)
+		goldenLog(t, "log", asJSON, out.take())
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 	dto "github.com/prometheus/client_model/go"
 
 	"github.com/waystone-mesh/waystone/internal/mesh"
+	"github.com/waystone-mesh/waystone/internal/script"
 )
 
 // gather returns every sample of a scrape that is ours, as
@@ -106,7 +107,7 @@ func everything(r *rig, reporters ...Reporter) {
 func TestEveryMetricHasItsName(t *testing.T) {
 	r := newRig(t, Options{Version: "1.30.0"})
 	everything(r, ByWaypoint)
-	golden(t, "metrics_waypoint.golden", strings.Join(gather(t, r.Telemetry), "\n")+"\n")
+	script.Golden(t, "testdata/metrics_waypoint.golden", strings.Join(gather(t, r.Telemetry), "\n")+"\n")
 
 	r = newRig(t, Options{Program: Ztunnel, Version: "1.30.0"})
 	everything(r, BySource, ByDestination)
@@ -114,7 +115,7 @@ func TestEveryMetricHasItsName(t *testing.T) {
 	r.ProxyPending()
 	r.ProxyStarted()
 	r.HandshakeFailed()
-	golden(t, "metrics_ztunnel.golden", strings.Join(gather(t, r.Telemetry), "\n")+"\n")
+	script.Golden(t, "testdata/metrics_ztunnel.golden", strings.Join(gather(t, r.Telemetry), "\n")+"\n")
 }
 
 // requestLabels are those of istio_requests_total, as the real Kiali read them.

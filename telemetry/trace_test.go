@@ -10,6 +10,8 @@ import (
 
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/sdk/trace/tracetest"
+
+	"github.com/waystone-mesh/waystone/internal/script"
 )
 
 type carrier map[string]string
@@ -212,7 +214,7 @@ func TestSpan(t *testing.T) {
 		lines = append(lines, string(kv.Key)+" = "+kv.Value.String())
 	}
 	slices.Sort(lines)
-	golden(t, "span.golden", b.String()+strings.Join(lines, "\n")+"\n")
+	script.Golden(t, "testdata/span.golden", b.String()+strings.Join(lines, "\n")+"\n")
 	if !s.StartTime.Equal(noon) || s.EndTime.Sub(s.StartTime) != rec.Duration {
 		t.Errorf("span from %v to %v", s.StartTime, s.EndTime)
 	}

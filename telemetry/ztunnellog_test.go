@@ -1,7 +1,6 @@
 package telemetry
 
 import (
-	"encoding/json"
 	"errors"
 	"net/netip"
 	"strings"
@@ -52,16 +51,7 @@ func TestTunnelLines(t *testing.T) {
 		early.Reporter, early.SourceAddr, early.LocalAddr = ByDestination, netip.MustParseAddrPort("10.0.0.9:4000"), netip.MustParseAddrPort("10.0.0.1:15008")
 		early.Err = errors.New("tls: no certificate")
 		r.Failed(early)
-		name, got := "tunnel_text.golden", out.take()
-		if asJSON {
-			name = "tunnel_json.golden"
-			for l := range strings.Lines(got) {
-				if !json.Valid([]byte(l)) {
-					t.Errorf("not JSON: %s", l)
-				}
-			}
-		}
-		golden(t, name, got)
+		goldenLog(t, "tunnel", asJSON, out.take())
 	}
 }
 

@@ -2,7 +2,6 @@ package rego
 
 import (
 	"errors"
-	"flag"
 	"net/netip"
 	"os"
 	"strings"
@@ -14,9 +13,8 @@ import (
 	"github.com/waystone-mesh/waystone/authz/authztest"
 	"github.com/waystone-mesh/waystone/internal/identity"
 	"github.com/waystone-mesh/waystone/internal/l7"
+	"github.com/waystone-mesh/waystone/internal/script"
 )
-
-var rewrite = flag.Bool("rewrite", false, "write the module that the policies give")
 
 // The module is for people, too: this is what it looks like.
 func TestModuleReadsWell(t *testing.T) {
@@ -32,18 +30,7 @@ func TestModuleReadsWell(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if *rewrite {
-		if err := os.WriteFile("testdata/policies.rego", []byte(got), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile("testdata/policies.rego")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if got != string(want) {
-		t.Errorf("got\n%s\nwant\n%s", got, want)
-	}
+	script.Golden(t, "testdata/policies.rego", got)
 	oracle, err := New(t.Context(), authz.Options{}, policies...)
 	if err != nil {
 		t.Fatal(err)
