@@ -69,8 +69,11 @@ func Transport(ip string) *http.Transport {
 	}
 }
 
+// linger is how long requests may go on after the end was asked for: 2 s.
+const linger = 2 * time.Second
+
 // serve answers at an address until ctx is done, and then finishes what it has
-// begun.
+// begun, for a while.
 func serve(ctx context.Context, address string, h http.Handler) error {
 	ln, err := net.Listen("tcp", address)
 	if err != nil {
@@ -79,9 +82,13 @@ func serve(ctx context.Context, address string, h http.Handler) error {
 	srv := &http.Server{Handler: h, ReadHeaderTimeout: 10 * time.Second}
 	stopped := make(chan error, 1)
 	stop := context.AfterFunc(ctx, func() {
-		limit, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		limit, cancel := context.WithTimeout(context.Background(), linger)
 		defer cancel()
-		stopped <- srv.Shutdown(limit)
+		err := srv.Shutdown(limit)
+		if errors.Is(err, context.DeadlineExceeded) {
+			err = srv.Close()
+		}
+		stopped <- err
 	})
 	if err := srv.Serve(ln); !errors.Is(err, http.ErrServerClosed) {
 		stop()

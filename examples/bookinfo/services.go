@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/url"
@@ -143,8 +144,16 @@ func Whole(page []byte) bool {
 	return strings.Contains(string(page), "Book Details") && !strings.Contains(string(page), unavailable)
 }
 
-// get asks another service on behalf of r.
+// get asks another service on behalf of r, and logs when there is no answer.
 func (s *service) get(r *http.Request, host, path string, into any) error {
+	err := s.ask(r, host, path, into)
+	if err != nil {
+		slog.Error("no answer", "from", host, "path", path, "error", err)
+	}
+	return err
+}
+
+func (s *service) ask(r *http.Request, host, path string, into any) error {
 	ctx, cancel := context.WithTimeout(r.Context(), callTimeout)
 	defer cancel()
 	out, err := http.NewRequestWithContext(ctx, http.MethodGet, fmt.Sprintf("http://%s:%d%s", host, Port, path), nil)

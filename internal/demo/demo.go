@@ -85,11 +85,17 @@ func Run(ctx context.Context, o Options) (err error) {
 	if err := d.prepare(); err != nil {
 		return fmt.Errorf("demo: %w", err)
 	}
-	defer func() { err = errors.Join(err, os.RemoveAll(d.dir)) }()
+	defer func() {
+		if err != nil && ctx.Err() == nil {
+			d.line("The logs are left in %s.", filepath.Join(d.dir, "logs"))
+			return
+		}
+		err = errors.Join(err, os.RemoveAll(d.dir))
+	}()
 	d.family = newFamily(o.Program, filepath.Join(d.dir, "logs"))
 	defer func() {
 		if closing := d.family.close(); closing != nil {
-			err = errors.Join(err, fmt.Errorf("demo: %w", closing))
+			err = errors.Join(err, fmt.Errorf("demo: the end: %w", closing))
 		}
 	}()
 	if err := d.start(ctx); err != nil {

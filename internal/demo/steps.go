@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"math"
 	"net/http"
-	"strings"
 	"sync"
 	"time"
 
@@ -215,27 +214,33 @@ func (d *demo) split(ctx context.Context) (err error) {
 			return err
 		}
 	}
-	const url = "http://reviews:9080/reviews/0"
-	log := d.reviews.log
-	err = eventually(ctx, settling, func() bool {
-		after := log.end()
-		d.sleep.ask(ctx, http.MethodGet, url)
-		line, err := log.await(ctx, after, pattern{"127.244.2.9:", `"response_code":200`})
-		return err == nil && strings.Contains(routeName(line), "reviews")
-	})
-	if err != nil {
-		d.judge(false, "the waypoint serves the route", "it does not")
+	if err := d.routed(ctx, "default.reviews.0"); err != nil {
+		d.judge(false, "the waypoint serves the route", err.Error())
 		return nil
 	}
-	d.command(fmt.Sprintf("for i in $(seq %d); do %s; done", splitRequests, d.sleep.command(http.MethodGet, url)))
+	d.command(fmt.Sprintf("for i in $(seq %d); do %s; done", splitRequests, d.sleep.command(http.MethodGet, reviewsURL)))
 	begun := time.Now()
-	count, failed := d.tally(ctx, bookinfo.IPs["sleep"], url)
+	count, failed := d.tally(ctx, bookinfo.IPs["sleep"], reviewsURL)
 	share := 100 * float64(count["reviews-v1"]) / splitRequests
 	ok := failed == 0 && math.Abs(share-splitWeight) <= splitPoints && count["reviews-v1"]+count["reviews-v2"] == splitRequests
 	d.judge(ok, fmt.Sprintf("%.0f%% v1 and %.0f%% v2, each within %.0f points", splitWeight, 100-splitWeight, splitPoints),
 		fmt.Sprintf("%.1f%% v1 (%d), %.1f%% v2 (%d), %d lost, in %s", share, count["reviews-v1"],
 			100*float64(count["reviews-v2"])/splitRequests, count["reviews-v2"], failed, rounded(time.Since(begun))))
 	return nil
+}
+
+// reviewsURL is what the split is about.
+const reviewsURL = "http://reviews:9080/reviews/0"
+
+// routed waits until the waypoint of reviews takes requests by a route.
+func (d *demo) routed(ctx context.Context, route string) error {
+	log := d.reviews.log
+	return eventually(ctx, settling, func() bool {
+		after := log.end()
+		d.sleep.ask(ctx, http.MethodGet, reviewsURL)
+		line, err := log.await(ctx, after, pattern{"127.244.2.9:", `"response_code":200`})
+		return err == nil && routeName(line) == route
+	})
 }
 
 // tally sends the requests of the split over a few connections, and counts which
@@ -321,7 +326,15 @@ func (d *demo) out(ctx context.Context) error {
 	}
 	d.check(ctx, d.sleep, http.MethodDelete, allowed)
 	d.check(ctx, d.notsleep, http.MethodGet, allowed)
-	for _, name := range []string{"reviews-split.yaml", "reviews-waypoint.yaml", "waypoint.yaml"} {
+	if err := d.rm("reviews-split.yaml"); err != nil {
+		return err
+	}
+	// The route's backends are gone with it. A waypoint that hears of this and of
+	// its own end at once would serve latecomers by the route, to nobody.
+	if err := d.routed(ctx, "default"); err != nil {
+		d.judge(false, "the waypoint serves no route", err.Error())
+	}
+	for _, name := range []string{"reviews-waypoint.yaml", "waypoint.yaml"} {
 		if err := d.rm(name); err != nil {
 			return err
 		}
