@@ -3,6 +3,7 @@
 
 GO       ?= go
 FUZZTIME ?= 60s
+FUZZ     ?= .
 BENCHTIME ?= 1s
 BENCH    ?= .
 export CGO_ENABLED ?= 0
@@ -33,8 +34,8 @@ lint: ## golangci-lint, and gofmt
 	$(GO) build -C .ci/tools -o $(CURDIR)/bin/golangci-lint github.com/golangci/golangci-lint/v2/cmd/golangci-lint
 	bin/golangci-lint run ./...
 
-fuzz: ## every fuzz target for FUZZTIME (60s)
-	.ci/fuzz $(FUZZTIME)
+fuzz: ## every fuzz target for FUZZTIME (60s), those that match FUZZ
+	.ci/fuzz $(FUZZTIME) "$(FUZZ)"
 
 bench: ## run the benchmarks matching BENCH, keep the figures in bench/new.txt
 	@mkdir -p bench
