@@ -62,6 +62,17 @@ func (w *Workload) Dial(ctx context.Context, addr string) (net.Conn, error) {
 	return nc, nil
 }
 
+// Raw connects to the port where the workload's node tunnel takes its
+// connections, and says nothing.
+func (w *Workload) Raw(ctx context.Context) net.Conn {
+	w.m.t.Helper()
+	nc, err := w.m.net.dial(ctx, w.IP, netip.AddrPortFrom(w.IP, 15080))
+	if err != nil {
+		w.m.t.Fatal(err)
+	}
+	return nc
+}
+
 // socks asks for addr (RFC 1928).
 func socks(nc net.Conn, addr string) error {
 	host, p, err := net.SplitHostPort(addr)

@@ -20,6 +20,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -57,6 +58,7 @@ type Mesh struct {
 	objects   map[mesh.Key]bool
 	log       lineLog
 	buffers   int64 // out when the mesh began
+	routines  int   // of ours, likewise
 }
 
 // Options choose what a mesh runs on.
@@ -65,7 +67,9 @@ type Options struct {
 	// rather than the network in memory.
 	Loopback bool
 
-	Loops    int // per process; 1
+	Loops    int    // per process; 1
+	Text     bool   // node tunnels log text rather than JSON
+	Level    string // at this level; info
 	Waypoint func(*waypoint.Options)
 	Ztunnel  func(*ztunnel.Options)
 }
@@ -77,6 +81,9 @@ type program struct {
 	tel    *telemetry.Telemetry
 	settle func() // returns when the program has done what its store asks
 	stop   func(context.Context) error
+
+	held bool // it is told nothing; see Hold
+	late []config.Update
 }
 
 // New returns a mesh with two nodes, node-a and node-b, and a node tunnel on
@@ -91,8 +98,9 @@ func With(t testing.TB, o Options) *Mesh {
 	}
 	m := &Mesh{
 		t: t, options: o, workloads: map[string]*Workload{}, objects: map[mesh.Key]bool{},
-		index:   manifest.NewIndex(manifest.Options{TrustDomain: TrustDomain, ByLabel: true}),
-		buffers: bufs.InUse(),
+		index:    manifest.NewIndex(manifest.Options{TrustDomain: TrustDomain, ByLabel: true}),
+		buffers:  bufs.InUse(),
+		routines: len(routines()),
 	}
 	m.net = newNetwork(o.Loopback)
 	m.ctx, m.stop = context.WithCancel(context.Background())
@@ -145,9 +153,35 @@ func (m *Mesh) close() {
 			m.t.Log(line)
 		}
 	}
+	for _, p := range m.programs {
+		_ = p.tel.Shutdown(ctx)
+	}
+	m.log.close(ctx)
 	if left := bufs.InUse() - m.buffers; left != 0 {
 		m.t.Errorf("%d bytes of buffers were never freed", left)
 	}
+	m.wantRoutines()
+}
+
+// Until waits until f holds, and fails the test when it does not within ten
+// seconds.
+func (m *Mesh) Until(what string, f func() bool) {
+	m.t.Helper()
+	if !poll(f) {
+		m.t.Errorf("never: %s", what)
+	}
+}
+
+// poll yields rather than sleeps: what it waits for is under way.
+func poll(f func() bool) bool {
+	deadline := time.Now().Add(10 * time.Second)
+	for !f() {
+		if time.Now().After(deadline) {
+			return false
+		}
+		runtime.Gosched()
+	}
+	return true
 }
 
 // Apply adds objects, or new versions of them. They are in force when it
@@ -194,6 +228,10 @@ func (m *Mesh) Delete(name string) {
 
 func (m *Mesh) publish(updates []config.Update) {
 	for _, p := range m.programs {
+		if p.held {
+			p.late = append(p.late, updates...)
+			continue
+		}
 		_ = p.store.Apply(updates) // what is refused was reported by the index
 		if p.settle != nil {
 			p.settle()
@@ -223,7 +261,7 @@ func (m *Mesh) newTelemetry(p telemetry.Program) *telemetry.Telemetry {
 	o := telemetry.Options{Program: p, AccessLog: w}
 	if p == telemetry.Ztunnel {
 		o.AccessLog = nil
-		if o.Log, err = telemetry.NewLog(telemetry.LogOptions{Output: w, JSON: true}); err != nil {
+		if o.Log, err = telemetry.NewLog(telemetry.LogOptions{Output: w, JSON: !m.options.Text, Level: m.options.Level}); err != nil {
 			m.t.Fatal(err)
 		}
 	}
@@ -287,12 +325,21 @@ func (m *Mesh) startWaypoint(gateway mesh.Key, ip netip.Addr, account string) {
 
 // StopWaypoint has the waypoint of a Gateway drain, as SIGTERM would.
 func (m *Mesh) StopWaypoint(ctx context.Context, gateway string) error {
+	return m.stopProgram(ctx, "waypoint "+gateway)
+}
+
+// StopZtunnel has the node tunnel of a node drain likewise.
+func (m *Mesh) StopZtunnel(ctx context.Context, node string) error {
+	return m.stopProgram(ctx, "ztunnel "+node)
+}
+
+func (m *Mesh) stopProgram(ctx context.Context, name string) error {
 	for _, p := range m.programs {
-		if p.name == "waypoint "+gateway && p.stop != nil {
+		if p.name == name && p.stop != nil {
 			stop := p.stop
 			p.stop = nil
 			return stop(ctx)
 		}
 	}
-	return fmt.Errorf("there is no waypoint %q", gateway)
+	return fmt.Errorf("there is no %s", name)
 }

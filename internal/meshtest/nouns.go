@@ -21,6 +21,8 @@ type Workload struct {
 	Name      string
 	IP        netip.Addr
 	node      string
+	account   string
+	labels    string // further ones, each after a comma
 	closers   []func()
 }
 
@@ -36,7 +38,8 @@ func (m *Mesh) Workload(name string) *Workload {
 func (m *Mesh) newWorkload(name string) *Workload {
 	ns, name := split(name)
 	m.nextIP++
-	w := &Workload{m: m, Namespace: ns, Name: name, IP: m.net.addr(m.nextIP), node: "node-a"}
+	account, _, _ := strings.Cut(name, ".")
+	w := &Workload{m: m, Namespace: ns, Name: name, IP: m.net.addr(m.nextIP), node: "node-a", account: account}
 	if m.nextIP%2 == 0 {
 		w.node = "node-b"
 	}
@@ -47,8 +50,28 @@ func (m *Mesh) newWorkload(name string) *Workload {
 // Ready says that the pod is ready, or that it is not.
 func (w *Workload) Ready(ready bool) *Workload {
 	w.m.t.Helper()
-	w.m.Apply(w.yaml(ready, ""))
+	w.m.Apply(w.yaml(ready, w.labels))
 	return w
+}
+
+// Label adds a label to the pod: `tier: gold`.
+func (w *Workload) Label(l string) *Workload {
+	w.m.t.Helper()
+	w.labels = ", " + l
+	return w.Ready(true)
+}
+
+// Account has the pod run as another service account.
+func (w *Workload) Account(name string) *Workload {
+	w.m.t.Helper()
+	w.account = name
+	return w.Ready(true)
+}
+
+// Remove deletes the pod. Its application is not stopped.
+func (w *Workload) Remove() {
+	w.m.t.Helper()
+	w.m.Delete("Pod/" + w.Namespace + "/" + w.Name)
 }
 
 func (w *Workload) yaml(ready bool, labels string) string {
@@ -61,19 +84,18 @@ func (w *Workload) yaml(ready bool, labels string) string {
 apiVersion: v1
 kind: Pod
 metadata: {name: %[2]s, namespace: %[1]s, labels: {app: %[7]s, version: v1%[6]s}}
-spec: {nodeName: %[3]s, serviceAccountName: %[7]s, containers: [{name: app, image: app, ports: [{containerPort: 8080}]}]}
+spec: {nodeName: %[3]s, serviceAccountName: %[8]s, containers: [{name: app, image: app, ports: [{containerPort: 8080}]}]}
 status:
   phase: Running
   podIP: %[4]s
   podIPs: [{ip: %[4]s}]
   conditions: [{type: Ready, status: "%[5]s"}]
-`, w.Namespace, w.Name, w.node, w.IP, status, labels, app)
+`, w.Namespace, w.Name, w.node, w.IP, status, labels, app, w.account)
 }
 
 // ID is the workload's identity.
 func (w *Workload) ID() identity.ID {
-	app, _, _ := strings.Cut(w.Name, ".")
-	return identity.ID{TrustDomain: TrustDomain, Namespace: w.Namespace, ServiceAccount: app}
+	return identity.ID{TrustDomain: TrustDomain, Namespace: w.Namespace, ServiceAccount: w.account}
 }
 
 // Listen opens a port of the workload's application.
@@ -178,26 +200,17 @@ spec:
 
 // Waypoint adds a Gateway for traffic of a kind ("service", "workload", "all"),
 // and runs it, if it is not there.
-func (m *Mesh) Waypoint(name, traffic string) {
+func (m *Mesh) Waypoint(name, traffic string) *Workload {
 	m.t.Helper()
 	ns, name := split(name)
 	key := mesh.Key{Kind: "Gateway", Namespace: ns, Name: name}
 	if m.objects[key] {
-		return
+		return m.workloads[ns+"/"+name]
 	}
 	w := m.newWorkload(ns + "/" + name)
-	m.Apply(w.yaml(true, ", gateway.networking.k8s.io/gateway-name: "+name+", gateway.istio.io/managed: istio.io-mesh-controller, istio.io/dataplane-mode: none, networking.istio.io/tunnel: http"))
-	m.startWaypoint(key, w.IP, name)
-	m.Apply(fmt.Sprintf(`
-apiVersion: gateway.networking.k8s.io/v1
-kind: Gateway
-metadata: {name: %[2]s, namespace: %[1]s, labels: {istio.io/waypoint-for: %[4]s}}
-spec:
-  gatewayClassName: istio-waypoint
-  listeners: [{name: mesh, port: 15008, protocol: HBONE}]
-status:
-  addresses: [{type: IPAddress, value: %[3]s}]
-`, ns, name, w.IP, traffic))
+	m.runWaypoint(key, w)
+	m.gateway(key, w.IP, traffic)
+	return w
 }
 
 func split(name string) (namespace, rest string) {
