@@ -13,14 +13,12 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"golang.org/x/net/http2"
 )
 
-// A client is a node tunnel that is not ours: x/net's HTTP/2 client.
+// A client is a node tunnel that is not ours: Go's HTTP/2 client.
 type client struct {
 	r         *rig
-	transport *http2.Transport
+	transport *http.Transport
 	opened    atomic.Int64 // tunnels
 }
 
@@ -39,7 +37,10 @@ func (r *rig) clientTLS(certs ...tls.Certificate) *tls.Config {
 }
 
 func (r *rig) client(account string) *client {
-	c := &client{r: r, transport: &http2.Transport{TLSClientConfig: r.clientTLS(r.ca.issue(trustDomain, account))}}
+	c := &client{r: r, transport: &http.Transport{
+		Protocols: new(http.Protocols), TLSClientConfig: r.clientTLS(r.ca.issue(trustDomain, account)),
+	}}
+	c.transport.Protocols.SetHTTP2(true)
 	r.t.Cleanup(c.transport.CloseIdleConnections)
 	return c
 }

@@ -8,24 +8,23 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
-
-	"golang.org/x/net/http2"
 )
 
 // A relay carries each TCP connection that it accepts through a tunnel of its own
-// to the Service: CONNECT over mTLS, by x/net's client.
+// to the Service: CONNECT over mTLS, by Go's client.
 type relay struct {
 	net.Listener
 	waypoint  string
-	transport *http2.Transport
+	transport *http.Transport
 }
 
 // startRelay returns where the relay listens.
 func (m *mesh) startRelay() (netip.AddrPort, error) {
 	r := &relay{
 		waypoint:  netip.AddrPortFrom(m.waypoint, hbonePort).String(),
-		transport: &http2.Transport{TLSClientConfig: m.tls},
+		transport: &http.Transport{TLSClientConfig: m.tls, Protocols: new(http.Protocols)},
 	}
+	r.transport.Protocols.SetHTTP2(true)
 	var err error
 	if r.Listener, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
 		return netip.AddrPort{}, err
