@@ -21,10 +21,11 @@ const module = "github.com/waystone-mesh/waystone"
 // a list and not an order because "lower" is too weak: authz stands above hbone
 // and must not touch it. "*" is anything.
 var imports = map[string]string{
-	// Leaves: they name things.
+	// Leaves: they name things, or do one.
 	"internal/flow":     "",
 	"internal/bufs":     "",
-	"internal/identity": "",
+	"internal/watch":    "",
+	"internal/identity": "internal/watch",
 	"internal/mesh":     "internal/identity",
 	"internal/l7":       "internal/bufs",
 
@@ -46,7 +47,7 @@ var imports = map[string]string{
 	// It knows, and they read and feed it.
 	"internal/config":   "authz internal/identity internal/mesh routing",
 	"internal/manifest": "authz internal/config internal/identity internal/l7 internal/mesh routing",
-	"internal/file":     "authz internal/config internal/identity internal/manifest internal/mesh routing",
+	"internal/file":     "authz internal/config internal/identity internal/manifest internal/mesh internal/watch routing",
 	"internal/admin":    "telemetry",
 
 	// They carry.
@@ -81,7 +82,7 @@ var homes = map[string]string{
 	"sigs.k8s.io/":                  "internal/manifest",
 	"github.com/spiffe/go-spiffe":   "internal/identity",
 	"golang.org/x/net/http2":        "internal/h2",
-	"github.com/fsnotify/fsnotify":  "internal/identity internal/file",
+	"github.com/fsnotify/fsnotify":  "internal/watch",
 	"net/http":                      "internal/admin internal/demo internal/meshtest examples/bookinfo",
 	"github.com/spf13/":             "cmd/waystone internal/program",
 }

@@ -26,6 +26,7 @@ import (
 	"github.com/waystone-mesh/waystone/internal/config"
 	"github.com/waystone-mesh/waystone/internal/manifest"
 	"github.com/waystone-mesh/waystone/internal/mesh"
+	"github.com/waystone-mesh/waystone/internal/watch"
 )
 
 // Options say what to read and how.
@@ -51,11 +52,6 @@ const (
 	// settle is longer than the pause between the truncation of a file and its
 	// writing, and short enough that an edit is in force within 100 ms.
 	settle = 10 * time.Millisecond
-
-	// patience is how many times Settle a change may go on before it is read
-	// unfinished: something that writes all the time must not keep everything
-	// else from being read.
-	patience = 5
 
 	poll = 5 * time.Second
 )
@@ -113,9 +109,9 @@ func New(o Options) *Source {
 // What is wrong in the files is no error: it is logged, kept for Problems and
 // given to OnRead.
 func (s *Source) Run(ctx context.Context, store *config.Store) error {
-	w := newWatch(s.o)
-	defer w.close()
-	w.add(s.directories())
+	w := watch.New(watch.Options{Settle: s.o.Settle, Poll: s.o.Poll, Log: s.o.Logger, Name: "config"})
+	defer w.Close()
+	w.Add(s.directories())
 	names, err := s.list()
 	if err != nil {
 		return fmt.Errorf("config %s: %w", s.o.Path, err)
@@ -123,11 +119,11 @@ func (s *Source) Run(ctx context.Context, store *config.Store) error {
 	again := s.look(store, names, nil, true)
 	store.Synced()
 	for {
-		named, ok := w.wait(ctx, again)
+		named, ok := w.Wait(ctx, again)
 		if !ok {
 			return nil
 		}
-		w.add(s.directories())
+		w.Add(s.directories())
 		names, err := s.list()
 		if err != nil {
 			s.unreadable(err)

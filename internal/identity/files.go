@@ -18,6 +18,19 @@ import (
 	"github.com/spiffe/go-spiffe/v2/bundle/x509bundle"
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	"github.com/spiffe/go-spiffe/v2/svid/x509svid"
+
+	"github.com/waystone-mesh/waystone/internal/watch"
+)
+
+const (
+	// pollEvery is how often a directory is read although nothing was said:
+	// network file systems and some volumes say nothing. Reading a hundred
+	// identities takes a few milliseconds.
+	pollEvery = 10 * time.Second
+
+	// settle is how long to wait for the rest of a change: a certificate and its
+	// key are two files.
+	settle = 50 * time.Millisecond
 )
 
 // A Files source reads what something else writes: cert-manager's CSI driver, a
@@ -79,10 +92,10 @@ func openFiles(dir string, o Options) (*Files, error) {
 	} else if !fi.IsDir() {
 		return nil, fmt.Errorf("%s: not a directory", s.name)
 	}
-	w := newWatch(o.Log)
-	w.add(s.load())
+	w := watch.New(watch.Options{Settle: settle, Poll: pollEvery, Log: o.Log, Name: "identity"})
+	w.Add(s.load())
 	if s.Roots().Len() == 0 {
-		w.close()
+		w.Close()
 		return nil, fmt.Errorf("%s: no roots: %s", s.name, s.why("root-cert.pem is missing"))
 	}
 	go s.run(w)
@@ -118,11 +131,14 @@ func (s *Files) Certificate(_ context.Context, id ID) (*tls.Certificate, error) 
 	return nil, fmt.Errorf("%s: %q: %w", s.name, id, err)
 }
 
-func (s *Files) run(w *watch) {
+func (s *Files) run(w *watch.Watch) {
 	defer close(s.stopped)
-	defer w.close()
-	for w.wait(s.stopping.Done()) {
-		w.add(s.load())
+	defer w.Close()
+	for {
+		if _, ok := w.Wait(s.stopping, false); !ok {
+			return
+		}
+		w.Add(s.load())
 		s.o.looked()
 	}
 }
