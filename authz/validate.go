@@ -169,7 +169,7 @@ func (c *checker) rule(field string, r *Rule) {
 		c.source(fmt.Sprintf("%s.from[%d].source", field, i), &r.From[i])
 	}
 	for i := range r.To {
-		c.operation(fmt.Sprintf("%s.to[%d].operation", field, i), &r.To[i])
+		c.fields(fmt.Sprintf("%s.to[%d].operation", field, i), r.To[i].fields())
 	}
 	for i := range r.When {
 		c.condition(fmt.Sprintf("%s.when[%d]", field, i), &r.When[i])
@@ -177,14 +177,7 @@ func (c *checker) rule(field string, r *Rule) {
 }
 
 func (c *checker) source(field string, s *Source) {
-	any := false
-	for _, f := range s.fields() {
-		any = any || len(f.values)+len(f.notValues) > 0
-		c.values(field+"."+f.name, field+"."+f.notName(), f)
-	}
-	if !any {
-		c.fail(field, "must not be empty")
-	}
+	c.fields(field, s.fields())
 	if len(s.ServiceAccounts)+len(s.NotServiceAccounts) > 0 &&
 		len(s.Principals)+len(s.NotPrincipals)+len(s.Namespaces)+len(s.NotNamespaces) > 0 {
 		c.fail(field+".serviceAccounts", "%s with principals or namespaces", notTogether)
@@ -194,9 +187,10 @@ func (c *checker) source(field string, s *Source) {
 	}
 }
 
-func (c *checker) operation(field string, o *Operation) {
+// fields checks the fields of a source or an operation.
+func (c *checker) fields(field string, fields []field) {
 	any := false
-	for _, f := range o.fields() {
+	for _, f := range fields {
 		any = any || len(f.values)+len(f.notValues) > 0
 		c.values(field+"."+f.name, field+"."+f.notName(), f)
 	}

@@ -173,12 +173,8 @@ func hopByHop(name string) bool {
 // connection reads the options of a Connection field.
 func (h *head) connection(list []byte) *Error {
 	for len(list) > 0 {
-		item := list
-		if i := bytes.IndexByte(list, ','); i >= 0 {
-			item, list = list[:i], list[i+1:]
-		} else {
-			list = nil
-		}
+		var item []byte
+		item, list = cut(list, ',')
 		item = trim(item)
 		for i, c := range item {
 			if item[i] = lower[c]; item[i] == 0 {
@@ -256,18 +252,20 @@ func parseLength(v []byte) (int64, *Error) {
 	return n, nil
 }
 
+// cut returns what is before the first c and what is after it.
+func cut(b []byte, c byte) (before, after []byte) {
+	if i := bytes.IndexByte(b, c); i >= 0 {
+		return b[:i], b[i+1:]
+	}
+	return b, nil
+}
+
 // hasToken reports whether the list has the token, parameters apart.
 func hasToken(list []byte, token string) bool {
 	for len(list) > 0 {
-		item := list
-		if i := bytes.IndexByte(list, ','); i >= 0 {
-			item, list = list[:i], list[i+1:]
-		} else {
-			list = nil
-		}
-		if i := bytes.IndexByte(item, ';'); i >= 0 {
-			item = item[:i]
-		}
+		var item []byte
+		item, list = cut(list, ',')
+		item, _ = cut(item, ';')
 		if equalFold(trim(item), token) {
 			return true
 		}

@@ -166,11 +166,7 @@ func (c *Conn) headersDone() error {
 			return c.abort(s, CodeProtocol, why)
 		}
 	}
-	s.inEnd = b.end
-	c.h.Headers(s, b.fields, b.end)
-	if b.end {
-		s.finish()
-	}
+	s.tell(b)
 	return nil
 }
 
@@ -198,12 +194,17 @@ func (c *Conn) requestDone() error {
 	if !s.connect {
 		s.length = b.length
 	}
+	s.tell(b)
+	return nil
+}
+
+// tell gives the Handler the fields of b, which may end the peer's direction.
+func (s *Stream) tell(b *block) {
 	s.inEnd = b.end
-	c.h.Headers(s, b.fields, b.end)
+	s.c.h.Headers(s, b.fields, b.end)
 	if b.end {
 		s.finish()
 	}
-	return nil
 }
 
 // respond takes in the head of a response, and says what is wrong with it.
