@@ -34,6 +34,19 @@ func nth(i int) *mesh.Workload {
 	return w
 }
 
+// alternate measures applying batches in turn.
+func alternate(b *testing.B, s *Store, batches ...[]Update) {
+	b.Helper()
+	n := 0
+	b.ReportAllocs()
+	for b.Loop() {
+		if err := s.Apply(batches[n%len(batches)]); err != nil {
+			b.Fatal(err)
+		}
+		n++
+	}
+}
+
 // BenchmarkPublish publishes one endpoint's change of readiness. It excludes
 // what a source does to find it out and what listeners do about it.
 func BenchmarkPublish(b *testing.B) {
@@ -41,28 +54,12 @@ func BenchmarkPublish(b *testing.B) {
 		s := large()
 		ready, unready := nth(4242), nth(4242)
 		unready.Unhealthy = true
-		batches := [][]Update{updates(unready), updates(ready)}
-		n := 0
-		b.ReportAllocs()
-		for b.Loop() {
-			if err := s.Apply(batches[n%2]); err != nil {
-				b.Fatal(err)
-			}
-			n++
-		}
+		alternate(b, s, updates(unready), updates(ready))
 	})
 	b.Run("policy", func(b *testing.B) { // of one service: all are asked whether it is theirs
 		s := large()
 		p := policy("default/bench", ref("Service", "s1"))
-		batches := [][]Update{updates(p), {{Key: p.Key()}}}
-		n := 0
-		b.ReportAllocs()
-		for b.Loop() {
-			if err := s.Apply(batches[n%2]); err != nil {
-				b.Fatal(err)
-			}
-			n++
-		}
+		alternate(b, s, updates(p), []Update{{Key: p.Key()}})
 	})
 }
 

@@ -173,25 +173,18 @@ func (r *rig) tell() {
 }
 
 // held waits for the n-th CONNECT to "hold".
-func (r *rig) held(n int) *Incoming {
-	for {
-		r.mu.Lock()
-		if len(r.incoming) >= n {
-			defer r.mu.Unlock()
-			return r.incoming[n-1]
-		}
-		r.mu.Unlock()
-		<-r.arrived
-	}
-}
+func (r *rig) held(n int) *Incoming { return await(r, &r.incoming, n) }
 
 // end waits for the n-th tunnel to "open".
-func (r *rig) end(n int) *end {
+func (r *rig) end(n int) *end { return await(r, &r.ends, n) }
+
+// await waits for the n-th of what r gathers.
+func await[T any](r *rig, list *[]T, n int) T {
 	for {
 		r.mu.Lock()
-		if len(r.ends) >= n {
+		if len(*list) >= n {
 			defer r.mu.Unlock()
-			return r.ends[n-1]
+			return (*list)[n-1]
 		}
 		r.mu.Unlock()
 		<-r.arrived

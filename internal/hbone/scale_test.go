@@ -96,18 +96,25 @@ func TestTenThousandTunnels(t *testing.T) {
 		if s := r.stats(); s.Conns > n/100 || s.Tunnels != 0 {
 			t.Errorf("got %+v", s)
 		}
-		time.Sleep(6 * time.Minute) // until idle connections are released
-		synctest.Wait()
-		if s := r.stats(); s != (Stats{}) || r.srv.Open() != 0 {
-			t.Errorf("left: %+v, server %d", s, r.srv.Open())
-		}
-		if got := ours(); got > goroutines {
-			t.Errorf("%d goroutines, want %d", got, goroutines)
-		}
-		if got := bufs.InUse(); got > buffers {
-			t.Errorf("%d bytes of buffers in use, want %d", got, buffers)
-		}
+		r.wantIdle(goroutines, buffers)
 	})
+}
+
+// wantIdle waits until idle connections are released, and checks that nothing is
+// left but what there was before.
+func (r *rig) wantIdle(goroutines int, buffers int64) {
+	r.t.Helper()
+	time.Sleep(6 * time.Minute) // until idle connections are released
+	synctest.Wait()
+	if s := r.stats(); s != (Stats{}) || r.srv.Open() != 0 {
+		r.t.Errorf("left: %+v, server %d", s, r.srv.Open())
+	}
+	if got := ours(); got > goroutines {
+		r.t.Errorf("%d goroutines, want %d", got, goroutines)
+	}
+	if got := bufs.InUse(); got > buffers {
+		r.t.Errorf("%d bytes of buffers in use, want %d", got, buffers)
+	}
 }
 
 // TestAbandonedTunnels has clients give up at every stage.
@@ -128,17 +135,7 @@ func TestAbandonedTunnels(t *testing.T) {
 				}
 			})
 		}
-		time.Sleep(6 * time.Minute)
-		synctest.Wait()
-		if s := r.stats(); s != (Stats{}) || r.srv.Open() != 0 {
-			t.Errorf("left: %+v, server %d", s, r.srv.Open())
-		}
-		if got := ours(); got > goroutines {
-			t.Errorf("%d goroutines, want %d", got, goroutines)
-		}
-		if got := bufs.InUse(); got > buffers {
-			t.Errorf("%d bytes of buffers in use, want %d", got, buffers)
-		}
+		r.wantIdle(goroutines, buffers)
 	})
 }
 

@@ -215,6 +215,16 @@ func (e *env) wait(d time.Duration) {
 	<-done
 }
 
+// wantQuiet checks that a loop with nothing to do does nothing.
+func (e *env) wantQuiet() {
+	e.Helper()
+	before := e.l.Stats().Batches
+	e.wait(20 * time.Millisecond)
+	if n := e.l.Stats().Batches - before; n > 10 {
+		e.Errorf("%d batches while nothing happened", n)
+	}
+}
+
 func (e *env) wantClosed(d *driver, want error) {
 	e.Helper()
 	if got := <-d.closed; !errors.Is(got, want) {
