@@ -9,19 +9,6 @@ import (
 // a test that fails waits for.
 const patience = 10 * time.Second
 
-// Wait waits until f returns true, and fails the test if that takes too long.
-func (m *Mesh) Wait(what string, f func() bool) {
-	m.t.Helper()
-	tick := time.NewTicker(time.Millisecond)
-	defer tick.Stop()
-	for end := time.Now().Add(patience); !f(); {
-		if time.Now().After(end) {
-			m.t.Fatalf("%s: it did not happen within %v", what, patience)
-		}
-		<-tick.C
-	}
-}
-
 // WaitMetric is WantMetric for what is reported a moment after the client knows.
 func (m *Mesh) WaitMetric(selector string, want float64) {
 	m.t.Helper()
