@@ -79,7 +79,8 @@ type program struct {
 	name   string
 	store  *config.Store
 	tel    *telemetry.Telemetry
-	settle func() // returns when the program has done what its store asks
+	tunnel *ztunnel.Ztunnel // nil for a waypoint
+	settle func()           // returns when the program has done what its store asks
 	stop   func(context.Context) error
 
 	held bool // it is told nothing; see Hold
@@ -288,7 +289,7 @@ func (m *Mesh) startZtunnel(node string) {
 		m.t.Fatal(err)
 	}
 	m.running.Go(func() { _ = z.Run(m.ctx) })
-	p.stop, p.settle = z.Shutdown, z.Reconcile
+	p.stop, p.settle, p.tunnel = z.Shutdown, z.Reconcile, z
 	m.programs = append(m.programs, p)
 }
 
@@ -321,6 +322,18 @@ func (m *Mesh) startWaypoint(gateway mesh.Key, ip netip.Addr, account string) {
 	})
 	p.stop = w.Shutdown
 	m.programs = append(m.programs, p)
+}
+
+// Ztunnel returns the node tunnel of a node.
+func (m *Mesh) Ztunnel(node string) *ztunnel.Ztunnel {
+	for _, p := range m.programs {
+		if p.tunnel != nil && p.name == "ztunnel "+node {
+			return p.tunnel
+		}
+	}
+	m.t.Helper()
+	m.t.Fatalf("there is no node %q", node)
+	return nil
 }
 
 // StopWaypoint has the waypoint of a Gateway drain, as SIGTERM would.

@@ -65,6 +65,9 @@ func routines() (stacks []string) {
 	return stacks
 }
 
+// Routines returns how many goroutines are of this module, those of tests aside.
+func (m *Mesh) Routines() int { return len(routines()) }
+
 // wantRoutines checks that no goroutine is left that was not there before. One
 // that has done its work may still be on its way out.
 func (m *Mesh) wantRoutines() {
