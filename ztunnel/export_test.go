@@ -1,0 +1,22 @@
+package ztunnel
+
+import "github.com/waystone-mesh/waystone/internal/hbone"
+
+// OpenForTest returns what is open: connections of pods and for them, and the
+// pools' connections and tunnels.
+func (z *Ztunnel) OpenForTest() (conns int, pools hbone.Stats) {
+	for l, w := range z.workers {
+		done := make(chan struct{})
+		l.Do(func() {
+			conns += len(w.greeters) + len(w.inbound) + len(w.outbound)
+			s := w.pool.Stats()
+			pools.Conns += s.Conns
+			pools.Dials += s.Dials
+			pools.Tunnels += s.Tunnels
+			pools.Keys += s.Keys
+			close(done)
+		})
+		<-done
+	}
+	return conns, pools
+}
