@@ -96,11 +96,17 @@ type Cert struct {
 // there: 100 ms. Whoever asks wants to know that it is missing.
 const certificateTimeout = 100 * time.Millisecond
 
+// certificates tells each of ids once.
 func certificates(src identity.Source, ids []identity.ID) []Certificate {
 	ctx, cancel := context.WithTimeout(context.Background(), certificateTimeout)
 	defer cancel()
 	out := make([]Certificate, 0, len(ids))
+	seen := make(map[identity.ID]bool, len(ids))
 	for _, id := range ids {
+		if seen[id] {
+			continue
+		}
+		seen[id] = true
 		c := Certificate{Identity: id.String(), State: "Available", CertChain: []Cert{}}
 		pair, err := src.Certificate(ctx, id)
 		if err != nil {

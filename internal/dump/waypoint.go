@@ -102,13 +102,11 @@ func describe(g *config.Gateway) *Gateway {
 	return out
 }
 
-// ours returns the identities of a Gateway's own pods.
+// ours returns the identities of a Gateway's own pods, one for each.
 func ours(snap *config.Snapshot, gateway mesh.Key) []identity.ID {
 	var ids []identity.ID
-	seen := map[identity.ID]bool{}
 	for w := range snap.Workloads() {
-		if k := w.IsWaypointFor; k != nil && k.Namespace == gateway.Namespace && k.Name == gateway.Name && !seen[w.Identity()] {
-			seen[w.Identity()] = true
+		if k := w.IsWaypointFor; k != nil && k.Namespace == gateway.Namespace && k.Name == gateway.Name {
 			ids = append(ids, w.Identity())
 		}
 	}

@@ -43,7 +43,6 @@ func Ztunnel(s Subject, node string) ZtunnelDump {
 			d.Policies = append(d.Policies, l4Policy(p))
 		}
 	}
-	seen := map[identity.ID]bool{}
 	var ids []identity.ID
 	for _, w := range s.Snapshot.Local(node) {
 		if w.NativeTunnel || w.HostNetwork {
@@ -51,10 +50,7 @@ func Ztunnel(s Subject, node string) ZtunnelDump {
 		}
 		id := w.Identity()
 		d.WorkloadState[w.UID] = Pod{"Up", PodInfo{w.Name, w.Namespace, id.ServiceAccount}}
-		if !seen[id] {
-			seen[id] = true
-			ids = append(ids, id)
-		}
+		ids = append(ids, id)
 	}
 	d.Certificates = certificates(s.Identity, ids)
 	return d
