@@ -3,7 +3,7 @@
 //
 // It is the oracle of package authz: another reading of the same specification,
 // by another evaluator, against which the native matcher is fuzzed. The module
-// it writes is meant to be read, too. It is two orders of magnitude slower than
+// it writes is meant to be read, too. It is hundreds of times slower than
 // authz.Set and never decides about a request that has one.
 package rego
 

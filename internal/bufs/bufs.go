@@ -2,7 +2,7 @@
 //
 // A connection holds a buffer only while bytes are in it: an idle tunnel holds
 // none. The count is what stands behind every window: past a process-wide
-// budget the proxies shed new requests instead of growing.
+// budget a waypoint sheds new requests instead of growing.
 package bufs
 
 import (

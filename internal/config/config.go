@@ -3,10 +3,10 @@
 //
 //	Source → Store.Apply → compile → publish → Snapshot
 //
-// Sources (xds, kube, file) speak in resources, one at a time, in any order.
-// The data path reads whole worlds: a [Snapshot] is complete, consistent and
-// never changes. Between the two stands the [Store], which alone holds mutable
-// state.
+// A source, such as package file, speaks in resources, one at a time, in any
+// order. The data path reads whole worlds: a [Snapshot] is complete, consistent
+// and never changes. Between the two stands the [Store], which alone holds
+// mutable state.
 //
 // # The life of a change
 //

@@ -59,7 +59,7 @@ func (s *Store) Snapshot() *Snapshot { return s.current.Load() }
 // stays in force; the others take effect. A policy that was rejected and has no
 // good version fails what it is attached to closed. The returned error joins
 // one error per rejected resource, those that the source itself had rejected
-// included, which an xDS source sends back as a NACK.
+// included, for a source that can tell the author.
 //
 // Batches that arrive within Quiet of one another are published together.
 // With the zero Quiet, Apply publishes before it returns.

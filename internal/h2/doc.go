@@ -30,7 +30,7 @@
 // Control frames and header blocks go on the output at once. DATA goes there
 // while it holds less than 128 KiB; the rest waits in its stream's queue and is
 // taken from there, streams in turn, as Output empties. So a frame that matters
-// is never behind more than the 128 KiB that have been accepted already.
+// is never behind more than those 128 KiB and a turn of 32.
 //
 // # What it will not do
 //
