@@ -81,7 +81,7 @@ var homes = map[string]string{
 	"istio.io/":                     "internal/manifest",
 	"sigs.k8s.io/":                  "internal/manifest",
 	"github.com/spiffe/go-spiffe":   "internal/identity",
-	"golang.org/x/net/http2":        "internal/h2",
+	"golang.org/x/net/http2":        "internal/h2 internal/meshtest", // in tests, the peer that is not ours
 	"github.com/fsnotify/fsnotify":  "internal/watch",
 	"net/http":                      "internal/admin internal/demo internal/meshtest examples/bookinfo",
 	"github.com/spf13/":             "cmd/waystone internal/program",
