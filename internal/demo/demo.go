@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -156,6 +157,7 @@ func ports() []string {
 		add(ip, "15000", "15020", "15021")
 	}
 	add(loadIP, "15008", "15080")
+	slices.Sort(out)
 	return out
 }
 

@@ -100,6 +100,8 @@ func TestExpectations(t *testing.T) {
 		{expectation{200, ""}, none, false, "connection not allowed by ruleset"},
 		{expectation{403, "RBAC: access denied"}, forbidden, true, "403 RBAC: access denied"},
 		{expectation{}, none, true, "connection not allowed by ruleset"},
+		{expectation{0, "not allowed"}, none, true, "connection not allowed by ruleset"},
+		{expectation{0, "not allowed"}, bookinfo.Answer{Err: errors.New("reset")}, false, "reset"},
 		{expectation{}, page, false, "200 <html>"},
 	} {
 		if got := row.want.met(row.got); got != row.met {

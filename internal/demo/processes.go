@@ -171,8 +171,9 @@ func (f *family) close() error {
 	return errors.Join(errs...)
 }
 
-// free reports which of some addresses are in use.
+// free reports which of some addresses are in use, the first few by name.
 func free(addresses ...string) error {
+	const told = 3
 	var errs []error
 	for _, a := range addresses {
 		ln, err := net.Listen("tcp", a)
@@ -182,8 +183,11 @@ func free(addresses ...string) error {
 		}
 		ln.Close()
 	}
-	if err := errors.Join(errs...); err != nil {
-		return fmt.Errorf("%w\nis another demo running?", err)
+	switch n := len(errs) - told; {
+	case len(errs) == 0:
+		return nil
+	case n > 0:
+		errs = append(errs[:told], fmt.Errorf("and %d more", n))
 	}
-	return nil
+	return fmt.Errorf("%w: is another demo running?", errors.Join(errs...))
 }

@@ -24,7 +24,7 @@ const viewer = "productpage-viewer.yaml"
 var (
 	allowed = expectation{status: 200, text: title}
 	denied  = expectation{status: 403, text: "RBAC: access denied"}
-	refused = expectation{}
+	refused = expectation{text: "not allowed"} // and not a connection that was open and is cut
 )
 
 // productpage is the service's VIP and its pod.
