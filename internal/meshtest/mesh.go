@@ -103,9 +103,11 @@ func With(t testing.TB, o Options) *Mesh {
 		buffers:  bufs.InUse(),
 		routines: len(routines()),
 	}
-	m.net = newNetwork(o.Loopback)
 	m.ctx, m.stop = context.WithCancel(context.Background())
 	var err error
+	if m.net, err = newNetwork(o.Loopback); err != nil {
+		t.Fatal(err)
+	}
 	if m.ca, err = identity.Open("self:"+t.TempDir(), identity.Options{TrustDomain: TrustDomain}); err != nil {
 		t.Fatal(err)
 	}

@@ -18,11 +18,11 @@ type network interface {
 	close()
 }
 
-func newNetwork(loopback bool) network {
+func newNetwork(loopback bool) (network, error) {
 	if loopback {
-		return &loopbackNet{block: byte(blocks.Add(1))}
+		return newLoopback()
 	}
-	return memoryNet{memnet.New()}
+	return memoryNet{memnet.New()}, nil
 }
 
 type memoryNet struct{ *memnet.Net }
@@ -36,14 +36,31 @@ func (m memoryNet) dial(ctx context.Context, src netip.Addr, dst netip.AddrPort)
 }
 func (memoryNet) close() {}
 
-// blocks keeps the meshes of one process apart on the loopback interface.
-var blocks atomic.Int32
+// A loopbackNet is a /16 of 127/8, all of which is this machine. The claim is a
+// listener that keeps it for us: tests of several packages run at a time.
+type loopbackNet struct {
+	block byte
+	claim net.Listener
+}
 
-// A loopbackNet is a /16 of 127/8, all of which is this machine.
-type loopbackNet struct{ block byte }
+// next is where to look for a /16 that is free: not where another mesh has just
+// been, whose connections may linger.
+var next atomic.Uint32
+
+func newLoopback() (*loopbackNet, error) {
+	const first, count = 60, 190
+	var err error
+	for range count {
+		l := &loopbackNet{block: byte(first + next.Add(1)%count)}
+		if l.claim, err = l.listen(netip.AddrPortFrom(l.addr(0xffff), 15008)); err == nil {
+			return l, nil
+		}
+	}
+	return nil, err
+}
 
 func (l *loopbackNet) addr(n int) netip.Addr {
-	return netip.AddrFrom4([4]byte{127, 60 + l.block, byte(n >> 8), byte(n)})
+	return netip.AddrFrom4([4]byte{127, l.block, byte(n >> 8), byte(n)})
 }
 func (*loopbackNet) listen(a netip.AddrPort) (net.Listener, error) {
 	return net.ListenTCP("tcp", net.TCPAddrFromAddrPort(a))
@@ -51,4 +68,4 @@ func (*loopbackNet) listen(a netip.AddrPort) (net.Listener, error) {
 func (*loopbackNet) dial(ctx context.Context, src netip.Addr, dst netip.AddrPort) (net.Conn, error) {
 	return ztunnel.DialTCP(ctx, src, dst)
 }
-func (*loopbackNet) close() {}
+func (l *loopbackNet) close() { l.claim.Close() }
