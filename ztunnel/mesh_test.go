@@ -16,10 +16,10 @@ import (
 )
 
 // onBoth runs f in memory, on the portable driver, and on loopback addresses, on
-// epoll where there is one.
+// two loops of epoll where there is any.
 func onBoth(t *testing.T, o meshtest.Options, f func(t *testing.T, m *meshtest.Mesh)) {
 	t.Run("memory", func(t *testing.T) { f(t, meshtest.With(t, o)) })
-	o.Loopback = true
+	o.Loopback, o.Loops = true, 2
 	t.Run("loopback", func(t *testing.T) { f(t, meshtest.With(t, o)) })
 }
 
