@@ -301,10 +301,10 @@ func (d *demo) edit(ctx context.Context) error {
 		{"removes notsleep", text, denied},
 	} {
 		d.command("sed -i '…' $DEMO/config/" + viewer + "   # " + e.how)
+		written := time.Now() // or rather, about to be
 		if err := d.write(viewer, e.text); err != nil {
 			return err
 		}
-		written := time.Now()
 		var took time.Duration
 		var got bookinfo.Answer
 		for took < settling && ctx.Err() == nil {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"net"
 	"net/netip"
 	"os"
@@ -264,6 +263,3 @@ func (p *process) close(err error) error {
 	}
 	return err
 }
-
-// logger is what a data path logs to.
-func (p *process) logger(scope string) *slog.Logger { return p.log.Scope(scope) }

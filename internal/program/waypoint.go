@@ -107,7 +107,7 @@ func (o *waypointOptions) run(ctx context.Context) (err error) {
 	}
 	w, err := waypoint.New(waypoint.Options{
 		Self: self, Identity: p.identity, Store: p.store, Telemetry: p.telemetry, Loops: p.loops, Dial: dialFrom(o.ip()),
-		Log: p.logger("waypoint"), Aliases: o.aliases, Network: o.network, Normalization: o.normalization,
+		Log: p.log.Scope("waypoint"), Aliases: o.aliases, Network: o.network, Normalization: o.normalization,
 		HBONE: o.hbone(), HTTP2: o.hbone(), MaxAge: o.maxAge, PoolIdle: o.poolIdle, PoolStreams: int(o.poolStreams),
 	})
 	if err != nil {
