@@ -15,6 +15,7 @@
 //
 //	inbound.go   a CONNECT: is it for this pod, does policy let the caller in,
 //	             does the application answer; only then 200; copy; report
+//	proxyproto.go  tell a waypoint that does not speak HBONE who the client is
 //	recheck.go   policy or workloads changed: judge what is open again
 //	report.go    the facts, handed over at the end
 //	drain.go     the end: let what is open finish, cut what does not

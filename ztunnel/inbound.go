@@ -215,6 +215,9 @@ func (i *inbound) connected(nc net.Conn, err error) {
 		return
 	}
 	t := loop.NewTCP(i.worker.loop, loop.Plain(nc), i.worker.window(), nil)
+	if a := i.dest.Workload.AppTunnel; a != nil && a.Proxy {
+		t.Write(appendProxy(nil, i.in.Source, i.asked(), i.in.Peer))
+	}
 	tunnel := i.in.Accept(nil, l7.Fields{{Name: "baggage", Value: hbone.BaggageOf(i.dest.Workload).String()}})
 	i.pair.Join(tunnel, t, i.done)
 	i.copying = true

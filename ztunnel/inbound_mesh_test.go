@@ -2,6 +2,7 @@ package ztunnel_test
 
 import (
 	"fmt"
+	"io"
 	"net"
 	"strings"
 	"testing"
@@ -205,4 +206,47 @@ func TestWorkloadWaypoint(t *testing.T) {
 	if len(lines) == 0 || !strings.HasSuffix(fmt.Sprint(lines[0]["message"]), ":15008 type ToServerWaypoint") {
 		t.Errorf("got %v", lines)
 	}
+}
+
+// A waypoint that is captured itself and speaks the PROXY protocol is told who
+// the client is and what it dialled.
+func TestProxyWaypoint(t *testing.T) {
+	onBoth(t, meshtest.Options{}, func(t *testing.T, m *meshtest.Mesh) {
+		web, items := m.Workload("web"), m.Workload("items")
+		proxy := m.Workload("proxy").Label("gateway.networking.k8s.io/gateway-name: proxy")
+		m.Apply(fmt.Sprintf(`
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: proxy, namespace: default, annotations: {ambient.istio.io/waypoint-inbound-binding: PROXY/15088}}
+spec:
+  gatewayClassName: third-party
+  listeners: [{name: mesh, port: 15008, protocol: HBONE}]
+status:
+  addresses: [{type: IPAddress, value: %s}]
+`, proxy.IP))
+		s := m.Service("items", 80).Label("istio.io/use-waypoint: proxy")
+		serve(items, echo)
+		ln := proxy.Listen(15088)
+		go func() {
+			for {
+				nc, err := ln.Accept()
+				if err != nil {
+					return
+				}
+				go echo(nc)
+			}
+		}()
+		who := "spiffe://cluster.local/ns/default/sa/web"
+		head := "\r\n\r\n\x00\r\nQUIT\n\x21\x11\x00" + string(rune(15+len(who))) + string(web.IP.AsSlice()) + string(s.IP.AsSlice())
+		nc := dial(t, web, "items:80")
+		wantRead(t, nc, head)
+		var ports [4]byte
+		if _, err := io.ReadFull(nc, ports[:]); err != nil || string(ports[2:]) != "\x00\x50" {
+			t.Errorf("got ports % x, %v", ports, err)
+		}
+		wantRead(t, nc, "\xd0\x00"+string(rune(len(who)))+who)
+		wantEcho(t, nc)
+		nc.Close()
+		m.WantMetric(`istio_tcp_connections_opened_total{reporter="destination",destination_workload="proxy"}`, 1)
+	})
 }
