@@ -93,7 +93,7 @@ func (o *opaque) connected(leg flow.Stream, attach func(flow.Receiver), err erro
 		return
 	case err != nil:
 		o.endpoint.Load.Add(-1)
-		if len(o.tried) < maxAttempts && o.dest.Retries.Retry() && untried(o.dest.Endpoints, o.tried) != nil {
+		if len(o.tried) < maxAttempts && untried(o.dest.Endpoints, o.tried) != nil {
 			o.connect()
 			return
 		}

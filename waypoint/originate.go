@@ -61,14 +61,18 @@ func (t ticket) failed(err error) {
 // forgets this one. It may when the endpoint has done nothing about it, and all
 // that went upstream is still at hand.
 func (x *exchange) retry(err error) bool {
-	if !failureOf(err).Retryable(false) || !x.keepReplay {
+	failure := failureOf(err)
+	if !failure.Retryable(false) || !x.keepReplay {
 		return false
 	}
+	// An endpoint that is not there costs the others nothing: only attempts that
+	// add to somebody's load are budgeted.
+	free := failure == routing.ConnectFailure && x.hasUntried()
 	switch {
 	case x.attempts == maxAttempts:
 		x.rec.Flag |= telemetry.URX
 		return false
-	case !x.dest.Retries.Retry():
+	case !free && !x.dest.Retries.Retry():
 		x.rec.Flag |= telemetry.UO
 		return false
 	}
@@ -116,6 +120,15 @@ func (x *exchange) choose() *mesh.Endpoint {
 		fresh = all
 	}
 	return routing.LeastLoaded(fresh, w.random())
+}
+
+func (x *exchange) hasUntried() bool {
+	for i := range x.dest.Endpoints {
+		if !x.wasTried(x.dest.Endpoints[i].Workload) {
+			return true
+		}
+	}
+	return false
 }
 
 func (x *exchange) wasTried(w *mesh.Workload) bool {
