@@ -14,6 +14,7 @@ import (
 
 	"github.com/waystone-mesh/waystone/internal/bufs"
 	"github.com/waystone-mesh/waystone/internal/meshtest"
+	"github.com/waystone-mesh/waystone/waypoint"
 )
 
 // TestClientsAbortMidway gives up ten thousand requests at every stage, over both
@@ -21,7 +22,7 @@ import (
 // and buffers once more when it ends.
 func TestClientsAbortMidway(t *testing.T) {
 	n := 10000
-	if testing.Short() || raceEnabled {
+	if testing.Short() || waypoint.RaceOn {
 		n = 1000
 	}
 	m := meshtest.New(t)

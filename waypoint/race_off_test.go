@@ -1,5 +1,5 @@
 //go:build !race
 
-package waypoint_test
+package waypoint
 
-const raceEnabled = false
+const raceOn = false

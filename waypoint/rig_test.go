@@ -213,12 +213,18 @@ func (r *rig) do(f func()) {
 
 // open begins a tunnel from a client to the service.
 func (r *rig) open() *wire {
+	w := newWire()
+	r.openOn(w)
+	return w
+}
+
+func (r *rig) openOn(tun tunnel) {
 	in := &hbone.Incoming{
 		Connect: hbone.Connect{Authority: mesh.Authority{IP: netip.MustParseAddr("10.96.0.1"), Port: 80}},
 		Peer:    identity.ID{TrustDomain: "cluster.local", Namespace: "default", ServiceAccount: "web"},
 		Source:  netip.MustParseAddrPort("10.0.0.8:4242"), Loop: r.loop,
 	}
-	s := &session{worker: r.k, in: in, tunnel: newWire()}
+	s := &session{worker: r.k, in: in, tunnel: tun}
 	s.input.Peer, s.input.Source = in.Peer, in.Source.Addr()
 	if s.destination() == nil {
 		r.t.Fatal("the service is not served")
@@ -226,7 +232,6 @@ func (r *rig) open() *wire {
 	r.k.sessions[s] = struct{}{}
 	r.sessions = append(r.sessions, s)
 	s.tunnel.SetReceiver(s.detect())
-	return s.tunnel.(*wire)
 }
 
 // connected lets a dial succeed.
