@@ -161,6 +161,7 @@ var responseSeeds = []string{
 	"HTTP/1.1 200 OK\nContent-Length: 5\nContent-Length: 5\n\nhello",
 	"HTTP/1.1 200\nContent-Length: 0\n\nstray",
 	"HTTP/1.1 200 OK\nTransfer-Encoding: chunked\n\n2 ;x\nhe\n0\n\n",
+	"HTTP/1.1 200 OK\nContent-Length: 5\n\n", // an answer to HEAD
 	"HTTP/1.1 200 OK\nTransfer-Encoding: chunked\n\n2\nhe\n0\nSum: " + strings.Repeat("5", 5000) + "\n\n",
 }
 
