@@ -140,7 +140,7 @@ func newRig(t testing.TB, change func(*Options)) *rig {
 	if r.w, err = New(o); err != nil {
 		t.Fatal(err)
 	}
-	r.loop = loops.Loops()[0]
+	r.loop = o.Loops.Loops()[0]
 	r.k = r.w.workers[r.loop]
 	r.do(func() { r.k.dial = r.dial })
 	t.Cleanup(func() {
