@@ -111,7 +111,7 @@ func awaitReady(ctx context.Context, children ...*child) error {
 		})
 		switch {
 		case ended:
-			return fmt.Errorf("%s has ended: %v\n%s", c.name, c.err, c.tail())
+			return fmt.Errorf("%s has ended: %s\n%s", c.name, c.cmd.ProcessState, c.tail())
 		case err != nil:
 			return fmt.Errorf("%s is not ready at %s: %w\n%s", c.name, c.ready, err, c.tail())
 		}
@@ -133,7 +133,7 @@ func (c *child) tail() string {
 func (c *child) stop() error {
 	select {
 	case <-c.done:
-		return fmt.Errorf("%s had ended already: %v", c.name, c.err)
+		return fmt.Errorf("%s had ended already: %s", c.name, c.cmd.ProcessState)
 	default:
 	}
 	_ = c.cmd.Process.Signal(syscall.SIGTERM) // it may have ended just now
