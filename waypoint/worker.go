@@ -38,7 +38,6 @@ type worker struct {
 	// Scratch, lent for one call.
 	request  l7.Request
 	response l7.Response
-	fields   l7.Fields
 	outgoing l7.Fields
 	id       [36]byte
 }

@@ -210,11 +210,11 @@ func waypointOf(s *mesh.Service) *mesh.GatewayAddress {
 	}
 	n := rand.Uint32N(sum)
 	for i := range s.Canary {
-		if w := s.Canary[i].Weight; n < w {
+		w := s.Canary[i].Weight
+		if n < w {
 			return &s.Canary[i].Waypoint
-		} else {
-			n -= w
 		}
+		n -= w
 	}
 	return s.Waypoint
 }

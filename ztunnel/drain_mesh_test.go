@@ -147,7 +147,7 @@ func TestSilentClient(t *testing.T) {
 		if got := fmt.Sprint(time.Since(start).Round(time.Second)); got != "10s" {
 			t.Errorf("took %s", got)
 		}
-		if n, err := raw.Read(make([]byte, 1)); err != io.EOF {
+		if n, err := raw.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
 			t.Errorf("read %d, %v", n, err)
 		}
 		raw.Close()

@@ -2,6 +2,7 @@ package ztunnel_test
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -97,7 +98,7 @@ func wantEcho(t testing.TB, nc net.Conn) {
 // wantOver checks that a connection was cut, rather than ended.
 func wantOver(t testing.TB, nc net.Conn) {
 	t.Helper()
-	if n, err := nc.Read(make([]byte, 1)); err == nil || err == io.EOF {
+	if n, err := nc.Read(make([]byte, 1)); err == nil || errors.Is(err, io.EOF) {
 		t.Errorf("read %d, %v; want a reset", n, err)
 	}
 	nc.Close()

@@ -109,14 +109,14 @@ func TestPairResets(t *testing.T) {
 	why := errors.New("why")
 	p, a, b, ends := join()
 	p.A().Reset(why)
-	if b.reset != why || a.reset != nil || !slices.Equal(*ends, []error{why}) {
+	if !errors.Is(b.reset, why) || a.reset != nil || !slices.Equal(*ends, []error{why}) {
 		t.Errorf("a gone: b reset with %v, a with %v, done %v", b.reset, a.reset, *ends)
 	}
 
 	p, a, b, ends = join()
 	p.Reset(why)
 	p.Reset(why)
-	if b.reset != why || a.reset != why || !slices.Equal(*ends, []error{why}) {
+	if !errors.Is(b.reset, why) || !errors.Is(a.reset, why) || !slices.Equal(*ends, []error{why}) {
 		t.Errorf("given up: b reset with %v, a with %v, done %v", b.reset, a.reset, *ends)
 	}
 }

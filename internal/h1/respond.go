@@ -226,6 +226,7 @@ func (c *Server) CloseAfter() {
 // limit.
 type Wait uint8
 
+// What there is to wait for.
 const (
 	ForRequest  Wait = iota // an idle connection's next
 	ForHead                 // the rest of a head
