@@ -150,6 +150,8 @@ func newRig(t testing.TB, change func(*Options)) *rig {
 			t.Errorf("shutdown: %v", err)
 		}
 		loops.Close()
+		_ = o.Telemetry.Shutdown(ctx)
+		_ = tel.Shutdown(ctx)
 		_ = r.log.Close(ctx)
 	})
 	return r
@@ -368,4 +370,12 @@ func (w *wire) peerReset(err error) {
 		w.over, w.queued = true, 0
 		w.r.Reset(err)
 	}
+}
+
+// declare has the service's port say HTTP/1.1.
+func (r *rig) declare() {
+	d := r.store.Snapshot().Lookup("", "default", mesh.Authority{IP: netip.MustParseAddr("10.96.0.1"), Port: 80})
+	port := *d.Port
+	port.Protocol = mesh.HTTP1
+	d.Port = &port
 }
