@@ -47,6 +47,7 @@ func (r *rig) app() *app {
 	mux.HandleFunc("/hello", a.hello)
 	mux.HandleFunc("/echo", a.echo)
 	mux.HandleFunc("/hold", a.hold)
+	mux.HandleFunc("/huge", a.huge)
 	mux.HandleFunc("/ws", a.webSocket)
 	for _, port := range []uint16{bookinfoPort, 9081, 9084} {
 		srv := &http.Server{Handler: mux, Protocols: new(http.Protocols)}
