@@ -20,7 +20,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -175,14 +174,14 @@ func (m *Mesh) Until(what string, f func() bool) {
 	}
 }
 
-// poll yields rather than sleeps: what it waits for is under way.
+// poll looks every millisecond, for ten seconds, whether f holds.
 func poll(f func() bool) bool {
-	deadline := time.Now().Add(10 * time.Second)
-	for !f() {
-		if time.Now().After(deadline) {
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for end := time.Now().Add(10 * time.Second); !f(); <-tick.C {
+		if time.Now().After(end) {
 			return false
 		}
-		runtime.Gosched()
 	}
 	return true
 }

@@ -142,6 +142,15 @@ func (m *Mesh) WantMetric(selector string, want float64) {
 	}
 }
 
+// WaitMetric is WantMetric for what is reported a moment after the client knows.
+func (m *Mesh) WaitMetric(selector string, want float64) {
+	m.t.Helper()
+	if !poll(func() bool { got, _ := m.Metric(selector); return got == want }) {
+		m.WantMetric(selector, want)
+		m.t.FailNow()
+	}
+}
+
 // Metric returns that sum, and the series of the family for an error message.
 func (m *Mesh) Metric(selector string) (sum float64, known []string) {
 	m.t.Helper()
