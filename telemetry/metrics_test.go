@@ -98,8 +98,7 @@ func everything(r *rig, reporters ...Reporter) {
 		RejectedResources: func() int { return 1 },
 		Publishes:         func() uint64 { return 2 },
 		BufferBytes:       func() int64 { return 3 },
-		Connections:       func() int { return 4 },
-		Tunnels:           func() int { return 5 },
+		Sockets:           func() int { return 4 },
 		LoopStalls:        func() uint64 { return 6 },
 	})
 }

@@ -13,8 +13,7 @@ type Readings struct {
 	RejectedResources func() int    // resources of which the last version did not compile
 	Publishes         func() uint64 // snapshots published
 	BufferBytes       func() int64  // held in pooled buffers
-	Connections       func() int    // HBONE connections open, either way
-	Tunnels           func() int    // tunnels open, either way
+	Sockets           func() int    // connections open, of every kind
 	LoopStalls        func() uint64 // batches that held a loop for too long
 }
 
@@ -33,13 +32,9 @@ func (t *Telemetry) Watch(r Readings) error {
 		list = append(list, gauge("waystone_buffer_bytes",
 			"Bytes of pooled buffers in use.", func() float64 { return float64(r.BufferBytes()) }))
 	}
-	if r.Connections != nil {
-		list = append(list, gauge("waystone_hbone_connections",
-			"HBONE connections open.", func() float64 { return float64(r.Connections()) }))
-	}
-	if r.Tunnels != nil {
-		list = append(list, gauge("waystone_hbone_tunnels",
-			"Tunnels open.", func() float64 { return float64(r.Tunnels()) }))
+	if r.Sockets != nil {
+		list = append(list, gauge("waystone_sockets",
+			"Connections open, of every kind.", func() float64 { return float64(r.Sockets()) }))
 	}
 	if r.LoopStalls != nil {
 		list = append(list, count("waystone_loop_stalls_total",

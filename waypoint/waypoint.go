@@ -106,6 +106,7 @@ func New(o Options) (*Waypoint, error) {
 		NotConnect: 404,
 		Connect:    func(in *hbone.Incoming) { w.workers[in.Loop].terminate(in) },
 		Events: hbone.Events{HandshakeFailed: func(remote netip.AddrPort, err error) {
+			o.Telemetry.HandshakeFailed()
 			o.Log.Warn("handshake failed", "peer", remote.String(), "error", err)
 		}},
 	})

@@ -110,8 +110,16 @@ func (p *process) know(c config.Options) (err error) {
 		RejectedResources: func() int { return len(p.store.Rejected()) },
 		Publishes:         func() uint64 { return p.snapshot().Version() },
 		BufferBytes:       bufs.InUse,
+		Sockets:           p.sockets,
 		LoopStalls:        p.stalls,
 	})
+}
+
+func (p *process) sockets() (n int) {
+	for _, s := range p.loops.Stats() {
+		n += s.Sockets
+	}
+	return n
 }
 
 func (p *process) stalls() (n uint64) {
