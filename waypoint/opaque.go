@@ -4,7 +4,6 @@ import (
 	"errors"
 	"time"
 
-	"github.com/waystone-mesh/waystone/internal/bufs"
 	"github.com/waystone-mesh/waystone/internal/config"
 	"github.com/waystone-mesh/waystone/internal/flow"
 	"github.com/waystone-mesh/waystone/internal/mesh"
@@ -26,8 +25,7 @@ type opaque struct {
 	endpoint *mesh.Endpoint
 	tried    []*mesh.Workload
 	cancel   func()
-	held     bufs.Queue // what came before there was an upstream, not credited
-	eof      bool       // and the client had ended its direction
+	early    flow.Early // what came before there was an upstream
 	pair     flow.Pair
 	copying  bool
 	opened   bool // counted as a connection
@@ -40,14 +38,17 @@ type opaque struct {
 // has been read of it. A CONNECT that is not answered yet is answered with what
 // came of that.
 func (s *session) serveOpaque(first []byte, eof bool) {
-	o := &opaque{s: s, dest: s.dest, eof: eof}
+	o := &opaque{s: s, dest: s.dest}
 	s.opaque = o
 	s.drain = nil // there is no way to tell either side: it is cut at the deadline
 	s.ticked = o.flush
-	o.held.Append(first)
+	o.early.Gone = func(err error) { o.finish(telemetry.DC, err) }
+	if o.early.Data(first); eof {
+		o.early.EOF()
+	}
 	o.record()
 	if s.tunnel != nil {
-		s.tunnel.SetReceiver((*waiting)(o))
+		s.tunnel.SetReceiver(&o.early)
 	} else {
 		s.in.OnCancel(func() { o.finish(telemetry.DC, errClientClosed) })
 	}
@@ -111,14 +112,7 @@ func (o *opaque) connected(leg flow.Stream, attach func(flow.Receiver), err erro
 	o.copying = true
 	attach(o.pair.B())
 	s.tunnel.SetReceiver(o.pair.A())
-	for o.held.Len() > 0 {
-		p := o.held.Front()
-		o.pair.A().Data(p)
-		o.held.Consume(len(p))
-	}
-	if o.eof {
-		o.pair.A().EOF()
-	}
+	o.early.HandTo(o.pair.A())
 }
 
 // recheck judges the tunnel again. It is called when configuration that concerns
@@ -168,19 +162,9 @@ func (o *opaque) finish(flag telemetry.Flag, err error) {
 	if o.endpoint != nil {
 		o.endpoint.Load.Add(-1)
 	}
-	o.held.Clear()
+	o.early.Drop()
 	o.report()
 	o.s.close()
-}
-
-// waiting is an opaque tunnel as its client sees it before there is an upstream.
-type waiting opaque
-
-func (o *waiting) Data(p []byte) { o.held.Append(p) }
-func (o *waiting) EOF()          { o.eof = true }
-func (o *waiting) Sent(int)      {}
-func (o *waiting) Reset(err error) {
-	(*opaque)(o).finish(telemetry.DC, err)
 }
 
 // untried returns the endpoints that are not in tried.

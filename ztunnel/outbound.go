@@ -7,7 +7,6 @@ import (
 	"net/netip"
 	"time"
 
-	"github.com/waystone-mesh/waystone/internal/bufs"
 	"github.com/waystone-mesh/waystone/internal/flow"
 	"github.com/waystone-mesh/waystone/internal/hbone"
 	"github.com/waystone-mesh/waystone/internal/loop"
@@ -35,8 +34,7 @@ type outbound struct {
 	tried  []*mesh.Workload
 	answer func(error) // tells the pod's side how it went; nil once it has
 
-	held    bufs.Queue // what the pod sent before there was anybody to take it, not credited
-	eof     bool
+	early   flow.Early // what the pod sent before there was anybody to take it
 	cancel  func()
 	pair    flow.Pair
 	copying bool
@@ -57,8 +55,9 @@ func (w *worker) carry(p *pod, leg *loop.TCP, target mesh.Authority, rest []byte
 	}
 	o.rec.Start, o.rec.Trace = w.loop.Now(), telemetry.NewTrace()
 	w.outbound[o] = struct{}{}
-	o.held.Append(rest)
-	leg.SetReceiver((*unconnected)(o))
+	o.early.Gone = o.finish
+	o.early.Data(rest)
+	leg.SetReceiver(&o.early)
 	r, err := w.decide(src, target, nil)
 	o.connect(r, err)
 }
@@ -155,14 +154,7 @@ func (o *outbound) join(s flow.Stream, attach func(flow.Receiver)) {
 	o.copying = true
 	attach(o.pair.B())
 	o.leg.SetReceiver(o.pair.A())
-	for o.held.Len() > 0 {
-		p := o.held.Front()
-		o.pair.A().Data(p)
-		o.held.Consume(len(p))
-	}
-	if o.eof {
-		o.pair.A().EOF()
-	}
+	o.early.HandTo(o.pair.A())
 }
 
 // reply tells the pod's side, and lets go of what it kept until then.
@@ -200,18 +192,10 @@ func (o *outbound) finish(err error) {
 		o.cancel = nil
 		cancel()
 	}
-	o.held.Clear()
+	o.early.Drop()
 	o.close(err)
 	o.worker.left()
 }
-
-// unconnected is an outbound as its pod's side sees it until somebody is reached.
-type unconnected outbound
-
-func (o *unconnected) Data(p []byte)   { o.held.Append(p) }
-func (o *unconnected) EOF()            { o.eof = true }
-func (o *unconnected) Sent(int)        {}
-func (o *unconnected) Reset(err error) { (*outbound)(o).finish(err) }
 
 // age is how long the connection has lasted.
 func (w *worker) age(start time.Time) time.Duration { return w.loop.Now().Sub(start) }

@@ -1,4 +1,4 @@
-// Waypoint is the L7 proxy of the mesh; see its --help. What it runs is the list
+// Command waypoint is the L7 proxy of the mesh; see its --help. What it runs is the list
 // in internal/program.
 package main
 

@@ -1,4 +1,4 @@
-// Waystone is the command-line tool of the mesh; see its --help.
+// Command waystone is the command-line tool of the mesh; see its --help.
 package main
 
 import (

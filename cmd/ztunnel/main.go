@@ -1,4 +1,4 @@
-// Ztunnel is the node tunnel of the mesh; see its --help. What it runs is the list
+// Command ztunnel is the node tunnel of the mesh; see its --help. What it runs is the list
 // in internal/program.
 package main
 

@@ -22,7 +22,7 @@ const module = "github.com/waystone-mesh/waystone"
 // and must not touch it. "*" is anything.
 var imports = map[string]string{
 	// Leaves: they name things, or do one.
-	"internal/flow":     "",
+	"internal/flow":     "internal/bufs",
 	"internal/bufs":     "",
 	"internal/watch":    "",
 	"internal/identity": "internal/watch",

@@ -96,7 +96,7 @@ func FuzzQueue(f *testing.F) {
 	f.Add([]byte{0xff, 0xff, 0xff, 0x00, 0x80, 0x81, 0xff})
 	f.Fuzz(func(t *testing.T, script []byte) {
 		if len(script) > 200 {
-			t.Skip()
+			script = script[:200]
 		}
 		checkQueue(t, script)
 	})

@@ -1,4 +1,4 @@
-// Service is the program that the pods of bookinfo run; see package bookinfo.
+// Command service is the program that the pods of bookinfo run; see package bookinfo.
 package main
 
 import (
