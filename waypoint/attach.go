@@ -43,10 +43,11 @@ func (w *worker) served(d *config.Destination) *config.Destination {
 		}
 		return d
 	}
-	if l, ok := w.lingering[d]; ok && w.loop.Now().Before(l.until) && l.was.Port != nil {
-		return l.was
+	l, ok := w.lingering[d]
+	if !ok || w.loop.Now().After(l.until) || l.was.Service != nil && l.was.Port == nil {
+		return nil
 	}
-	return nil
+	return l.was
 }
 
 func (w *worker) forgetDetached(now time.Time) {

@@ -210,7 +210,10 @@ func (x *exchange) route() step {
 	x.rule.ApplyRequest(&x.req)
 	x.backend.ApplyRequest(&x.req)
 	if x.backend.Service != (mesh.Hostname{}) {
-		if x.dest = w.options.Store.Snapshot().Backend(x.backend.Service, x.backend.Port); x.dest == nil {
+		switch d := w.options.Store.Snapshot().Backend(x.backend.Service, x.backend.Port); {
+		case d != nil:
+			x.dest = d
+		case !x.session.lingering: // its routes are history, and so may their backends be
 			return x.fail(errNoBackend)
 		}
 	}

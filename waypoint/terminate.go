@@ -24,18 +24,19 @@ type tunnel interface {
 // A session is one tunnel from a client: who is calling, which destination they
 // named, and whatever protocol they speak there.
 type session struct {
-	worker   *worker
-	in       *hbone.Incoming
-	tunnel   tunnel // nil until the CONNECT is answered with 200
-	snapshot uint64 // the version dest was looked up in
-	dest     *config.Destination
-	input    authz.Input // of an opaque tunnel; of a request, all but HTTP
-	source   *mesh.Workload
-	endpoint *mesh.Endpoint // of a client that dialled a workload by its address
-	drain    func()         // finish what is in flight and close
-	ticked   func(time.Time)
-	opaque   *opaque
-	closed   bool
+	worker    *worker
+	in        *hbone.Incoming
+	tunnel    tunnel // nil until the CONNECT is answered with 200
+	snapshot  uint64 // the version dest was looked up in
+	dest      *config.Destination
+	lingering bool        // dest is what it was: it is not ours any more
+	input     authz.Input // of an opaque tunnel; of a request, all but HTTP
+	source    *mesh.Workload
+	endpoint  *mesh.Endpoint // of a client that dialled a workload by its address
+	drain     func()         // finish what is in flight and close
+	ticked    func(time.Time)
+	opaque    *opaque
+	closed    bool
 }
 
 // terminate takes a CONNECT: HTTP and undeclared ports are answered at once, and
@@ -90,7 +91,8 @@ func (s *session) destination() *config.Destination {
 		if s.dest == nil && d != nil && !d.Attached {
 			s.dest = was // its end is news to this loop too
 		}
-		if s.dest != nil && s.dest != d && s.drain != nil {
+		s.lingering = s.dest != nil && s.dest != d
+		if s.lingering && s.drain != nil {
 			s.drain() // it is another's now: its client should come back, and go there
 		}
 		s.input.Dest = s.address()
@@ -102,6 +104,9 @@ func (s *session) destination() *config.Destination {
 func (s *session) direct(w *mesh.Workload) *mesh.Endpoint {
 	if s.endpoint == nil || s.endpoint.Workload != w {
 		s.endpoint = &mesh.Endpoint{Workload: w, Addr: s.in.Authority.AddrPort(), Load: new(atomic.Int64)}
+		if s.dest != nil && len(s.dest.Endpoints) == 1 {
+			s.endpoint.Load = s.dest.Endpoints[0].Load // which those share who came by a service
+		}
 	}
 	return s.endpoint
 }
