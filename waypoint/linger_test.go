@@ -52,12 +52,10 @@ func TestLingersWithoutItsBackend(t *testing.T) {
 	}
 
 	r.do(func() { w.arrive("GET /late HTTP/1.1\r\nHost: items\r\n\r\n") })
-	r.do(func() {
-		if len(r.dials) != 1 {
-			t.Fatalf("%d connections were dialled, want 1; the client got %q", len(r.dials), w.out)
-		}
-		r.dials[0].connected()
-	})
+	if len(r.dials) != 1 {
+		t.Fatalf("%d connections were dialled, want 1; the client got %q", len(r.dials), w.out)
+	}
+	r.do(func() { r.dials[0].connected() })
 	r.do(func() {
 		if got := string(r.dials[0].leg.out); !strings.HasPrefix(got, "GET /late HTTP/1.1\r\n") {
 			t.Errorf("the endpoint got %q", got)

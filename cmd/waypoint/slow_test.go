@@ -7,6 +7,8 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
+	"runtime/debug"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -48,9 +50,17 @@ func TestSlowReaders(t *testing.T) {
 	}
 	beside, after := work(), anonymous(t, r.cmd.Process.Pid)
 	t.Logf("300 requests took %.2f times as long beside them; RssAnon went from %d to %d MiB", beside.Seconds()/alone.Seconds(), before>>20, after>>20)
-	if most := int64(64 << 20); after > most {
+	if raced() {
+		t.Log("the race detector's own memory is several times ours: not judged")
+	} else if most := int64(64 << 20); after > most {
 		t.Errorf("got %d MiB of RssAnon, want at most %d", after>>20, most>>20)
 	}
+}
+
+// raced reports whether this was built with the race detector.
+func raced() bool {
+	info, _ := debug.ReadBuildInfo()
+	return info != nil && slices.Contains(info.Settings, debug.BuildSetting{Key: "-race", Value: "true"})
 }
 
 // huge answers with more than anybody takes.
