@@ -50,12 +50,10 @@ func TestAnsweredEarly(t *testing.T) {
 				}
 			})
 			if !http2 {
-				r.do(func() {
-					if n := len(r.dials); n != 2 {
-						t.Fatalf("%d connections were dialled, want another for the next request", n)
-					}
-					r.dials[1].connected()
-				})
+				if n := len(r.dials); n != 2 {
+					t.Fatalf("%d connections were dialled, want another for the next request", n)
+				}
+				r.do(func() { r.dials[1].connected() })
 			}
 			r.do(func() { p.tunnel.peerReset(errors.New("over")) })
 			r.wantNothingLeft()

@@ -169,3 +169,29 @@ func TestOutOfBuffers(t *testing.T) {
 	m.WantMetric(`istio_requests_total{reporter="waypoint",response_code="503",response_flags="OM"}`, 1)
 	m.WantLog("response_code", 503, "response_flags", "OM")
 }
+
+// TestOutOfBuffersForTunnels sheds opaque tunnels likewise: their clients see a
+// connection that is refused.
+func TestOutOfBuffersForTunnels(t *testing.T) {
+	m := meshtest.New(t)
+	web := m.Workload("web")
+	m.Workload("items").Serve(meshtest.Echo)
+	m.Service("items", 80).Protocol("tcp").Waypoint()
+	var held []*bufs.Buffer
+	for range (256<<20)/bufs.Large + 1 {
+		held = append(held, bufs.Get(bufs.Large))
+	}
+	if nc, err := web.Dial(t.Context(), "items:80"); err == nil {
+		nc.Close()
+		t.Error("a tunnel was opened with the budget spent")
+	}
+	for _, b := range held {
+		b.Free()
+	}
+	nc, err := web.Dial(t.Context(), "items:80")
+	if err != nil {
+		t.Fatal(err)
+	}
+	nc.Close()
+	m.WantLog("response_flags", "OM", "method", nil)
+}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"time"
 
+	"github.com/waystone-mesh/waystone/internal/bufs"
 	"github.com/waystone-mesh/waystone/internal/config"
 	"github.com/waystone-mesh/waystone/internal/flow"
 	"github.com/waystone-mesh/waystone/internal/mesh"
@@ -51,6 +52,10 @@ func (s *session) serveOpaque(first []byte, eof bool) {
 		s.tunnel.SetReceiver(&o.early)
 	} else {
 		s.in.OnCancel(func() { o.finish(telemetry.DC, errClientClosed) })
+	}
+	if bufs.InUse() > s.worker.options.Budget {
+		o.refuse(503, telemetry.OM, errOverloaded)
+		return
 	}
 	if v := o.dest.Policies.Check(&s.input); !v.Allowed {
 		o.rec.Termination = v.Details()

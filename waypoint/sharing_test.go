@@ -38,21 +38,19 @@ func TestWaitersShareADial(t *testing.T) {
 			streams = append(streams, c.get())
 		}
 	})
+	if n := len(r.dials); n != 1 {
+		t.Fatalf("%d dials, want 1", n)
+	}
 	r.do(func() {
-		if n := len(r.dials); n != 1 {
-			t.Fatalf("%d dials, want 1", n)
-		}
 		streams[1].Reset(nil)
 		c.push()
 	})
 	r.do(func() { r.dials[0].refused() })
 	var leg *wire
-	r.do(func() {
-		if n := len(r.dials); n != 2 {
-			t.Fatalf("%d dials after the first failed, want one more for all", n)
-		}
-		leg = r.dials[1].connected()
-	})
+	if n := len(r.dials); n != 2 {
+		t.Fatalf("%d dials after the first failed, want one more for all", n)
+	}
+	r.do(func() { leg = r.dials[1].connected() })
 	var s *h2Actor
 	r.do(func() { s = newH2Actor(r, leg, h2.Server) })
 	r.do(func() {
