@@ -15,6 +15,7 @@ import (
 	"github.com/waystone-mesh/waystone/internal/h2"
 	"github.com/waystone-mesh/waystone/internal/hbone"
 	"github.com/waystone-mesh/waystone/internal/identity"
+	"github.com/waystone-mesh/waystone/internal/inner"
 	"github.com/waystone-mesh/waystone/internal/l7"
 	"github.com/waystone-mesh/waystone/internal/loop"
 	"github.com/waystone-mesh/waystone/internal/mesh"
@@ -148,7 +149,7 @@ func newBenchMesh(b *testing.B, http2 bool, content int) *benchMesh {
 
 	// The destination.
 	worker2 := func(l *loop.Loop) *worker {
-		return &worker{Waypoint: &Waypoint{}, loop: l, inners: map[*inner]struct{}{}}
+		return &worker{Waypoint: &Waypoint{}, loop: l, inners: inner.NewSet(l, h2.Options{})}
 	}
 	destLoops := newLoops(b)
 	destWorker := worker2(destLoops.Loops()[0])
@@ -161,7 +162,7 @@ func newBenchMesh(b *testing.B, http2 bool, content int) *benchMesh {
 			t := in.Accept(nil, nil)
 			if http2 {
 				s := &benchServer2{content: m.content}
-				t.SetReceiver(newInner(destWorker, t, h2.Server, s, func() {}))
+				t.SetReceiver(destWorker.inners.New(t, h2.Server, s, func() {}))
 				return
 			}
 			s := &benchServer1{content: m.content, loop: in.Loop}
@@ -217,14 +218,14 @@ func (m *benchMesh) client(t *hbone.Tunnel, w *worker, http2 bool, each int) {
 		return
 	}
 	c := &benchClient2{m: m}
-	in := newInner(w, t, h2.Client, c, func() {})
+	in := w.inners.New(t, h2.Client, c, func() {})
 	t.SetReceiver(in)
 	head := append(l7.Fields{{Name: ":method", Value: "GET"}, {Name: ":scheme", Value: "http"}, {Name: ":authority", Value: "items"},
 		{Name: ":path", Value: "/productpage?u=normal"}}, benchFields...)
 	for range each {
 		var ask func()
 		ask = func() {
-			s, err := in.conn.Open(head, true)
+			s, err := in.Open(head, true)
 			if err != nil {
 				m.fail(err)
 				return

@@ -4,22 +4,23 @@ import (
 	"strconv"
 
 	"github.com/waystone-mesh/waystone/internal/h2"
+	"github.com/waystone-mesh/waystone/internal/inner"
 	"github.com/waystone-mesh/waystone/internal/l7"
 )
 
 // An h2Session is HTTP/2 in a tunnel: an exchange for every stream.
 type h2Session struct {
 	*session
-	inner *inner
+	inner *inner.Conn
 }
 
 // serveHTTP2 makes HTTP/2 of the session's tunnel.
 func (s *session) serveHTTP2() receiver {
 	c := &h2Session{session: s}
-	c.inner = newInner(s.worker, s.tunnel, h2.Server, c, s.close)
-	s.drain, s.ticked = c.inner.conn.Drain, nil
+	c.inner = s.worker.inners.New(s.tunnel, h2.Server, c, s.close)
+	s.drain, s.ticked = c.inner.Drain, nil
 	if s.worker.draining {
-		c.inner.conn.Drain()
+		c.inner.Drain()
 	}
 	return c.inner
 }
@@ -78,7 +79,7 @@ func (c *h2Session) Reset(s *h2.Stream, err error) {
 	}
 }
 
-func (c *h2Session) Changed()     { c.inner.settle() }
+func (c *h2Session) Changed()     { c.inner.Settle() }
 func (c *h2Session) Closed(error) {}
 
 // requestFrom reads the head of a request from fields that begin with the

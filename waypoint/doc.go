@@ -21,7 +21,6 @@
 //	forward.go     content up, response down, trailers, resets
 //	refuse.go      the one place an error becomes a status
 //	opaque.go      tunnels that are not HTTP: authorize, copy, authorize again on change
-//	inner.go       HTTP/2 inside a tunnel
 //	report.go      the facts of an exchange, handed over once
 //	worker.go      what one loop owns
 //

@@ -284,7 +284,7 @@ func (r *rig) wantNothingLeft() {
 		if n := len(r.k.sessions); n != 0 {
 			r.t.Errorf("%d sessions are left", n)
 		}
-		if n := len(r.k.inners); n != 0 {
+		if n := r.k.inners.Len(); n != 0 {
 			r.t.Errorf("%d inner connections are left", n)
 		}
 		if n := len(r.k.closing); n != 0 {

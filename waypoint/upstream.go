@@ -182,8 +182,8 @@ func (o *origin) expire(now time.Time, idle time.Duration) {
 		u.Close()
 	}
 	for _, c := range o.conns {
-		if c.inner != nil && c.inner.conn.Active() == 0 && now.Sub(c.since) > idle {
-			c.inner.die()
+		if c.inner != nil && c.inner.Active() == 0 && now.Sub(c.since) > idle {
+			c.inner.Close()
 		}
 	}
 }
@@ -197,7 +197,7 @@ func (o *origin) close() {
 	}
 	for _, c := range o.conns {
 		if c.inner != nil {
-			c.inner.die()
+			c.inner.Close()
 		}
 	}
 }

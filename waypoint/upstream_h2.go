@@ -7,6 +7,7 @@ import (
 
 	"github.com/waystone-mesh/waystone/internal/flow"
 	"github.com/waystone-mesh/waystone/internal/h2"
+	"github.com/waystone-mesh/waystone/internal/inner"
 	"github.com/waystone-mesh/waystone/internal/l7"
 )
 
@@ -18,7 +19,7 @@ const maxSharers = 100
 // An h2Origin is an HTTP/2 connection to an endpoint, shared by many exchanges.
 type h2Origin struct {
 	origin  *origin
-	inner   *inner // nil while it is being opened
+	inner   *inner.Conn // nil while it is being opened
 	waiting []ticket
 	since   time.Time // when its last stream ended
 }
@@ -54,7 +55,7 @@ func (c *h2Origin) opened(leg flow.Stream, attach func(flow.Receiver), err error
 		return
 	}
 	c.since = c.origin.worker.loop.Now()
-	c.inner = newInner(c.origin.worker, leg, h2.Client, c, c.gone)
+	c.inner = c.origin.worker.inners.New(leg, h2.Client, c, c.gone)
 	attach(c.inner)
 	for _, t := range waiting {
 		if t.stale() {
@@ -81,7 +82,7 @@ func (c *h2Origin) gone() {
 // stream returns a stream for x, to be opened with its head, or nil when there
 // is no room.
 func (c *h2Origin) stream(x *exchange) upstream {
-	if c.inner == nil || c.inner.dying || c.inner.conn.Available() == 0 {
+	if c.inner == nil || c.inner.Available() == 0 {
 		return nil
 	}
 	return &h2Upstream{conn: c, x: x}
@@ -150,7 +151,7 @@ func (c *h2Origin) Reset(s *h2.Stream, err error) {
 
 func (c *h2Origin) Changed() {
 	c.since = c.origin.worker.loop.Now()
-	c.inner.settle()
+	c.inner.Settle()
 }
 
 func (c *h2Origin) Closed(error) {}
@@ -190,7 +191,7 @@ func (u *h2Upstream) Request(r *l7.Request, end bool) error {
 		f = append(f, l7.Field{Name: "content-length", Value: strconv.FormatInt(r.Length, 10)})
 	}
 	w.outgoing = f
-	s, err := u.conn.inner.conn.Open(f, end)
+	s, err := u.conn.inner.Open(f, end)
 	if err != nil {
 		return err
 	}

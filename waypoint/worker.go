@@ -8,8 +8,8 @@ import (
 	"time"
 
 	"github.com/waystone-mesh/waystone/internal/config"
-	"github.com/waystone-mesh/waystone/internal/h2"
 	"github.com/waystone-mesh/waystone/internal/hbone"
+	"github.com/waystone-mesh/waystone/internal/inner"
 	"github.com/waystone-mesh/waystone/internal/l7"
 	"github.com/waystone-mesh/waystone/internal/loop"
 )
@@ -25,7 +25,7 @@ type worker struct {
 	sessions  map[*session]struct{}
 	waiters   map[*waiter]struct{}
 	lingering map[*config.Destination]detached // by what stands in its place
-	inners    map[*inner]struct{}
+	inners    *inner.Set                       // HTTP/2 inside tunnels
 	free      []*exchange
 	rng       *rand.PCG
 	timer     loop.Timer
@@ -58,7 +58,7 @@ func newWorker(w *Waypoint, l *loop.Loop) *worker {
 		sessions:  map[*session]struct{}{},
 		waiters:   map[*waiter]struct{}{},
 		lingering: map[*config.Destination]detached{},
-		inners:    map[*inner]struct{}{},
+		inners:    inner.NewSet(l, w.options.HTTP2),
 		closing:   map[*h1Upstream]time.Time{},
 		rng:       rand.NewPCG(rand.Uint64(), rand.Uint64()),
 	}
@@ -75,9 +75,7 @@ func newWorker(w *Waypoint, l *loop.Loop) *worker {
 // tick is the clock of everything here that has none, once a second.
 func (w *worker) tick() {
 	now := w.loop.Now()
-	for in := range w.inners {
-		in.tick(now)
-	}
+	w.inners.Tick(now)
 	for key, o := range w.origins {
 		if o.expire(now, w.options.UpstreamIdle); o.empty() {
 			o.dropped = true
@@ -143,12 +141,4 @@ func (x *exchange) release() {
 	if len(w.free) < maxFree {
 		w.free = append(w.free, x)
 	}
-}
-
-// h2Options are those of HTTP/2 inside tunnels.
-func (w *worker) h2Options(wake func()) h2.Options {
-	o := w.options.HTTP2
-	o.Wake = wake
-	o.Keepalive = -1 // the tunnel beneath has its own
-	return o
 }

@@ -33,6 +33,7 @@ var imports = map[string]string{
 	"internal/h1":     "internal/bufs internal/flow internal/l7",
 	"internal/h2":     "internal/bufs internal/flow internal/l7",
 	"internal/loop":   "internal/bufs internal/flow",
+	"internal/inner":  "internal/flow internal/h2 internal/l7 internal/loop",
 	"internal/memnet": "",
 	"internal/hbone":  "internal/bufs internal/flow internal/h2 internal/identity internal/l7 internal/loop internal/mesh",
 
@@ -51,7 +52,7 @@ var imports = map[string]string{
 	"internal/admin":    "telemetry",
 
 	// They carry.
-	"waypoint": "authz routing telemetry internal/bufs internal/config internal/flow internal/h1 internal/h2 internal/hbone internal/identity internal/l7 internal/loop internal/mesh",
+	"waypoint": "authz routing telemetry internal/bufs internal/config internal/flow internal/h1 internal/h2 internal/hbone internal/identity internal/inner internal/l7 internal/loop internal/mesh",
 	"ztunnel":  "authz telemetry internal/bufs internal/config internal/flow internal/hbone internal/h2 internal/identity internal/l7 internal/loop internal/mesh",
 
 	// They wire.
