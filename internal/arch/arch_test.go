@@ -64,6 +64,7 @@ var imports = map[string]string{
 	"internal/meshtest":         "*",
 	"internal/script":           "",
 	"internal/arch":             "",
+	"internal/bench":            "internal/bufs internal/flow internal/h1 internal/h2 internal/hbone internal/identity internal/inner internal/l7 internal/loop internal/mesh",
 	"internal/demo":             "*",
 	"examples/bookinfo":         "internal/config internal/file internal/l7 internal/manifest internal/mesh routing",
 	"examples/bookinfo/service": "examples/bookinfo",
@@ -82,6 +83,8 @@ var homes = map[string]string{
 	"istio.io/":                     "internal/manifest",
 	"sigs.k8s.io/":                  "internal/manifest",
 	"github.com/spiffe/go-spiffe":   "internal/identity",
+	"github.com/HdrHistogram/":      "internal/bench",
+	"golang.org/x/sys":              "internal/bench",
 	"golang.org/x/net/http2":        "internal/h2 internal/meshtest", // in tests, the peer that is not ours
 	"github.com/fsnotify/fsnotify":  "internal/watch",
 	"net/http":                      "internal/admin internal/demo internal/meshtest examples/bookinfo",
