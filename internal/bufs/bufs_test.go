@@ -164,6 +164,21 @@ func checkQueue(t *testing.T, script []byte) {
 	}
 }
 
+// A head that waits costs a kilobyte; what is longer, the next size beside it.
+func TestQueueGrowsInSteps(t *testing.T) {
+	before := InUse()
+	var q Queue
+	for _, step := range []struct{ add, want int }{
+		{300, tiny}, {tiny - 300, tiny}, {1, tiny + Small}, {Small - 1, tiny + Small}, {1, tiny + Small + Large},
+	} {
+		q.Append(make([]byte, step.add))
+		if got := InUse() - before; got != int64(step.want) {
+			t.Errorf("%d bytes are held in %d, want %d", q.Len(), got, step.want)
+		}
+	}
+	q.Clear()
+}
+
 func BenchmarkQueue(b *testing.B) {
 	p := make([]byte, 16<<10)
 	var q Queue

@@ -3,9 +3,11 @@ package bufs
 // A Queue is a first-in first-out run of bytes in pooled buffers. The zero
 // Queue is empty and holds nothing; a Queue that is emptied holds nothing
 // again. It has one owner, who calls Clear before dropping it.
+//
+// Every tunnel has several, nearly always empty, so a Queue is two words: its
+// buffers are a ring, of which it knows the last.
 type Queue struct {
-	bufs []*Buffer
-	off  int // bytes of bufs[0] already consumed
+	last *Buffer // its next is the first
 	n    int
 }
 
@@ -16,74 +18,86 @@ func (q *Queue) Len() int { return q.n }
 func (q *Queue) Append(p []byte) {
 	q.n += len(p)
 	for len(p) > 0 {
-		var last *Buffer
-		if len(q.bufs) > 0 {
-			last = q.bufs[len(q.bufs)-1]
+		if q.last == nil || len(q.last.B) == cap(q.last.B) {
+			q.grow(len(p))
 		}
-		if last == nil || len(last.B) == cap(last.B) {
-			want := len(p)
-			if last != nil {
-				want = Large // a second buffer means that it is not a small thing
-			}
-			last = Get(want)
-			q.bufs = append(q.bufs, last)
-		}
-		k := min(len(p), cap(last.B)-len(last.B))
-		last.B = append(last.B, p[:k]...)
+		b := q.last
+		k := min(len(p), cap(b.B)-len(b.B))
+		b.B = append(b.B, p[:k]...)
 		p = p[k:]
 	}
+}
+
+// grow adds a buffer for n bytes more, or for the first of them. A second one
+// means that this is no small thing.
+func (q *Queue) grow(n int) {
+	size := Large
+	switch {
+	case q.last == nil && n <= tiny:
+		size = tiny
+	case q.last == nil && n <= Small, q.last != nil && len(q.last.whole) == tiny && n <= Small:
+		size = Small
+	}
+	b := get(size)
+	if q.last == nil {
+		b.next = b
+	} else {
+		b.next, q.last.next = q.last.next, b
+	}
+	q.last = b
 }
 
 // Front returns the first run of contiguous bytes, nil when empty. It is valid
 // until the next call that changes the queue.
 func (q *Queue) Front() []byte {
-	if q.n == 0 {
+	if q.last == nil {
 		return nil
 	}
-	return q.bufs[0].B[q.off:]
+	return q.last.next.B
 }
 
 // Consume drops the first n bytes.
 func (q *Queue) Consume(n int) {
 	q.n -= n
 	for n > 0 {
-		b := q.bufs[0]
-		left := len(b.B) - q.off
-		if n < left {
-			q.off += n
+		b := q.last.next
+		if n < len(b.B) {
+			b.B = b.B[n:]
 			return
 		}
-		n -= left
-		q.off = 0
-		b.Free()
-		copy(q.bufs, q.bufs[1:])
-		q.bufs[len(q.bufs)-1] = nil
-		q.bufs = q.bufs[:len(q.bufs)-1]
+		n -= len(b.B)
+		q.shift()
 	}
-	if q.n == 0 {
-		q.Clear()
+}
+
+// shift frees the first buffer.
+func (q *Queue) shift() {
+	b := q.last.next
+	if b == q.last {
+		q.last = nil
+	} else {
+		q.last.next = b.next
 	}
+	b.Free()
 }
 
 // Clear drops everything.
 func (q *Queue) Clear() {
-	for i, b := range q.bufs {
-		b.Free()
-		q.bufs[i] = nil
+	for q.last != nil {
+		q.shift()
 	}
-	if cap(q.bufs) > 64 {
-		q.bufs = nil
-	}
-	q.bufs, q.off, q.n = q.bufs[:0], 0, 0
+	q.n = 0
 }
 
 // Each calls f with every run of bytes, in order, and consumes nothing.
 func (q *Queue) Each(f func(p []byte)) {
-	for i, b := range q.bufs {
-		if i == 0 {
-			f(b.B[q.off:])
-		} else {
-			f(b.B)
+	if q.last == nil {
+		return
+	}
+	for b := q.last.next; ; b = b.next {
+		f(b.B)
+		if b == q.last {
+			return
 		}
 	}
 }
