@@ -97,7 +97,7 @@ func (c *Client) End(trailers l7.Fields) {
 func (c *Client) Credit(n int) {
 	if n = min(n, c.in.held); n > 0 && !c.gone {
 		c.in.held -= n
-		c.stream.Credit(n)
+		c.out.stream.Credit(n)
 	}
 }
 
@@ -107,7 +107,7 @@ func (c *Client) Abort(err error) {
 		return
 	}
 	c.h = nil
-	c.stream.Reset(err)
+	c.out.stream.Reset(err)
 	c.end(err)
 }
 

@@ -37,13 +37,11 @@ type ClientHandler interface {
 // its stream; every call is made on the stream's loop.
 type Client struct {
 	// Immutable.
-	stream flow.Stream
-	limits Limits
+	limits *Limits
 
 	h   ClientHandler // nil when detached
 	in  incoming
 	out outgoing
-	res l7.Response
 
 	// The exchange.
 	open     bool // Request has opened it, and it is not complete both ways
@@ -65,7 +63,7 @@ var _ flow.Receiver = (*Client)(nil)
 // Attach. The caller makes it the Receiver of s.
 func NewClient(s flow.Stream, h ClientHandler, l Limits) *Client {
 	return &Client{
-		stream: s, limits: l.withDefaults(), h: h, persistent: true,
+		limits: l.orDefaults(), h: h, persistent: true,
 		in: incoming{stage: complete}, out: outgoing{stream: s, done: true},
 	}
 }
@@ -83,7 +81,7 @@ func (c *Client) Data(p []byte) {
 			c.fail(errStray)
 			return
 		case dropping:
-			c.stream.Credit(len(p))
+			c.out.stream.Credit(len(p))
 			return
 		default:
 			n = c.readContent(p)
@@ -94,8 +92,8 @@ func (c *Client) Data(p []byte) {
 
 func (c *Client) readHead(p []byte) int {
 	c.begun = true
-	h, b, n, err := c.in.heads.feed(response, p, &c.limits)
-	c.stream.Credit(n)
+	h, b, n, err := c.in.heads.feed(response, p, c.limits)
+	c.out.stream.Credit(n)
 	if err != nil {
 		c.fail(err)
 		return n
@@ -104,12 +102,12 @@ func (c *Client) readHead(p []byte) int {
 		return n
 	}
 	defer h.release()
-	minor, err := h.response(b, &c.res)
+	minor, err := h.response(b, &h.res)
 	if err != nil {
 		c.fail(err)
 		return n
 	}
-	r := &c.res
+	r := &h.res
 	switch {
 	case r.Status == 101:
 		c.switched(r)
@@ -119,7 +117,6 @@ func (c *Client) readHead(p []byte) int {
 	default:
 		c.final(r, h, minor, n < len(p))
 	}
-	c.res = l7.Response{}
 	return n
 }
 
@@ -178,7 +175,7 @@ func (c *Client) switched(r *l7.Response) {
 }
 
 func (c *Client) readContent(p []byte) int {
-	n, content, last, err := c.in.next(p, &c.limits)
+	n, content, last, err := c.in.next(p, c.limits)
 	if err == nil {
 		c.over(n < len(p))
 	}
@@ -187,9 +184,9 @@ func (c *Client) readContent(p []byte) int {
 		c.fail(err)
 		return len(p)
 	case !content:
-		c.stream.Credit(n)
+		c.out.stream.Credit(n)
 	case c.h == nil:
-		c.stream.Credit(n)
+		c.out.stream.Credit(n)
 	default:
 		c.in.held += n
 		c.h.Content(p[:n])
@@ -221,7 +218,7 @@ func (c *Client) settle() {
 		if !c.upgraded {
 			// Answered before it was asked in full. The rest would have to be sent
 			// to keep the connection, to a destination that may not read it.
-			c.stream.Reset(nil)
+			c.out.stream.Reset(nil)
 			c.end(nil)
 		}
 		return
@@ -288,7 +285,7 @@ func (c *Client) Reset(err error) {
 
 // fail gives up a connection on which nothing can be trusted any more.
 func (c *Client) fail(err error) {
-	c.stream.Reset(err)
+	c.out.stream.Reset(err)
 	c.end(err)
 }
 

@@ -33,6 +33,18 @@ type Limits struct {
 	Drain     int // bytes of request content read and dropped to keep a connection whose request was answered early; 64 KiB
 }
 
+// defaults is what nearly every codec has: they share it.
+var defaults = Limits{}.withDefaults()
+
+// orDefaults returns l with every zero field filled in.
+func (l Limits) orDefaults() *Limits {
+	if l == (Limits{}) {
+		return &defaults
+	}
+	l = l.withDefaults()
+	return &l
+}
+
 func (l Limits) withDefaults() Limits {
 	def := func(v *int, d int) {
 		if *v <= 0 {

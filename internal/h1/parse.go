@@ -45,6 +45,11 @@ type head struct {
 	te        bool
 	expect    bool // 100-continue
 	options   option
+
+	// What is made of it: here rather than in the codec, of which there are many
+	// more, nearly all idle.
+	req l7.Request
+	res l7.Response
 }
 
 // An option is what a Connection field asks for.

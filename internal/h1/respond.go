@@ -101,7 +101,7 @@ func (c *Server) inform(r *l7.Response) error {
 	if r.Status == 100 {
 		c.expect = false
 	}
-	c.out.framing += c.stream.Write(append(b, crlf...))
+	c.out.framing += c.out.stream.Write(append(b, crlf...))
 	return nil
 }
 
@@ -134,7 +134,7 @@ func (c *Server) answer(status int) {
 	b, _ := appendStatus(buf.B, &l7.Response{Status: status})
 	b = append(b, "content-length: 0\r\nconnection: close\r\n\r\n"...)
 	c.out.begun, c.out.done, c.closing = true, true, true
-	c.out.framing += c.stream.Write(b)
+	c.out.framing += c.out.stream.Write(b)
 	buf.Free()
 	c.settle()
 }
@@ -149,7 +149,7 @@ func (c *Server) Write(p []byte) (queued int) {
 	}
 	queued, ok := c.out.write(p)
 	if !ok {
-		c.stream.Reset(ErrLength)
+		c.out.stream.Reset(ErrLength)
 		c.end(ErrLength)
 		return 0
 	}
@@ -163,7 +163,7 @@ func (c *Server) End(trailers l7.Fields) {
 		return
 	}
 	if !c.out.end(trailers) {
-		c.stream.Reset(ErrLength)
+		c.out.stream.Reset(ErrLength)
 		c.end(ErrLength)
 		return
 	}
@@ -195,7 +195,7 @@ func (c *Server) Credit(n int) {
 func (c *Server) credit(n int) {
 	if n = min(n, c.in.held); n > 0 {
 		c.in.held -= n
-		c.stream.Credit(n)
+		c.out.stream.Credit(n)
 	}
 }
 
@@ -205,7 +205,7 @@ func (c *Server) Abort(err error) {
 		return
 	}
 	c.gone, c.open = true, false
-	c.stream.Reset(err)
+	c.out.stream.Reset(err)
 	if !c.running {
 		c.release()
 	}

@@ -58,14 +58,12 @@ type ServerHandler interface {
 // clock: who wants to wait no longer calls Abort.
 type Server struct {
 	// Immutable.
-	stream flow.Stream
 	h      ServerHandler
-	limits Limits
+	limits *Limits
 
 	in   incoming
 	out  outgoing
 	wait bufs.Queue // bytes that came too early, uncredited
-	req  l7.Request
 
 	// The exchange.
 	open       bool // the handler has it
@@ -91,7 +89,7 @@ var _ flow.Receiver = (*Server)(nil)
 // NewServer returns a Server on s that reports to h. The caller makes it the
 // Receiver of s, and gives Data the bytes that it has read already.
 func NewServer(s flow.Stream, h ServerHandler, l Limits) *Server {
-	return &Server{stream: s, h: h, limits: l.withDefaults(), out: outgoing{stream: s}}
+	return &Server{h: h, limits: l.orDefaults(), out: outgoing{stream: s}}
 }
 
 // Data and, below, EOF, Sent and Reset are the stream's.
@@ -225,8 +223,8 @@ func (c *Server) feed(p []byte) (used int) {
 }
 
 func (c *Server) readHead(p []byte) int {
-	h, b, n, err := c.in.heads.feed(request, p, &c.limits)
-	c.stream.Credit(n)
+	h, b, n, err := c.in.heads.feed(request, p, c.limits)
+	c.out.stream.Credit(n)
 	if err != nil {
 		c.refuse(err)
 		return n
@@ -235,30 +233,30 @@ func (c *Server) readHead(p []byte) int {
 		return n
 	}
 	defer h.release()
-	minor, err := h.request(b, &c.req, &c.limits)
+	r := &h.req
+	minor, err := h.request(b, r, c.limits)
 	if err != nil {
 		c.refuse(err)
 		return n
 	}
-	c.in.begin(c.req.Length)
-	c.open, c.old, c.head = true, minor == 0, c.req.Method == "HEAD"
+	c.in.begin(r.Length)
+	c.open, c.old, c.head = true, minor == 0, r.Method == "HEAD"
 	c.persistent, c.expect = h.keepAlive(minor), h.expect
-	c.upgrade, c.told, c.drained = c.req.Upgrade != "", false, 0
-	c.h.Request(&c.req, c.req.Length == 0)
-	c.req = l7.Request{}
+	c.upgrade, c.told, c.drained = r.Upgrade != "", false, 0
+	c.h.Request(r, r.Length == 0)
 	return n
 }
 
 func (c *Server) readContent(p []byte) int {
 	c.expect = false // it sends without waiting
-	n, content, last, err := c.in.next(p, &c.limits)
+	n, content, last, err := c.in.next(p, c.limits)
 	switch {
 	case err != nil:
-		c.stream.Credit(len(p))
+		c.out.stream.Credit(len(p))
 		c.broken(err)
 		return len(p)
 	case !content:
-		c.stream.Credit(n)
+		c.out.stream.Credit(n)
 	case c.out.done && !c.upgraded:
 		c.drop(n)
 	default:
@@ -276,13 +274,13 @@ func (c *Server) readContent(p []byte) int {
 
 // drop passes over bytes that nobody wants, up to a point.
 func (c *Server) drop(n int) {
-	c.stream.Credit(n)
+	c.out.stream.Credit(n)
 	if c.drained += n; c.drained <= c.limits.Drain {
 		return
 	}
 	if c.in.stage == dropping {
 		// We have closed, and have been patient.
-		c.stream.Reset(nil)
+		c.out.stream.Reset(nil)
 		c.end(c.fault)
 		return
 	}
@@ -311,7 +309,7 @@ func (c *Server) ended() bool {
 		c.closing = true
 		c.close()
 	case c.in.stage < complete:
-		c.stream.Reset(nil)
+		c.out.stream.Reset(nil)
 		c.end(ErrCut)
 	case c.out.closed && !c.open && c.out.content+c.out.framing == 0:
 		c.end(c.fault)
@@ -337,7 +335,7 @@ func (c *Server) broken(err *Error) {
 		c.closing = true
 		c.settle()
 	case c.out.begun:
-		c.stream.Reset(err)
+		c.out.stream.Reset(err)
 		c.end(err)
 	default:
 		c.open = false
