@@ -24,8 +24,9 @@ type WriterOptions struct {
 	Queue int
 
 	// Linger is the least time between two writes, so that a busy proxy writes
-	// many lines at a time. The first line after a pause does not wait. 0 is 10
-	// ms; below 0 is none.
+	// many lines at a time. The first line after a pause does not wait. 0 is 100
+	// ms, which nobody who reads a log notices; 10 ms cost a wake-up for every ten
+	// requests at 1,000 a second. Below 0 is none.
 	Linger time.Duration
 }
 
@@ -83,7 +84,7 @@ func NewWriter(o WriterOptions) (*Writer, error) {
 		w.queue = 1 << 20
 	}
 	if w.linger == 0 {
-		w.linger = 10 * time.Millisecond
+		w.linger = 100 * time.Millisecond
 	}
 	if w.out == nil {
 		if err := w.open(); err != nil {
