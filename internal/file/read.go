@@ -79,12 +79,21 @@ func (s *Source) directories() []string {
 		path = s.o.Path
 	}
 	dirs := []string{filepath.Dir(path)}
+	s.followed = []string{filepath.Base(path)}
 	if info, err := os.Stat(path); err == nil && info.IsDir() {
 		dirs = append(dirs, path)
 	} else if real, err := filepath.EvalSymlinks(path); err == nil {
 		dirs = append(dirs, filepath.Dir(real))
+		s.followed = append(s.followed, filepath.Base(real))
 	}
 	return dirs
+}
+
+// concerns reports whether a change of path can be one of ours: of a manifest,
+// of the path that we follow, or of the link that a ConfigMap mount swaps.
+func (s *Source) concerns(path string) bool {
+	name := filepath.Base(path)
+	return manifestName(name) || strings.HasPrefix(name, "..") || slices.Contains(s.followed, name)
 }
 
 // look reads those of names that may have changed, because of their stamp or

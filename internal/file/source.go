@@ -81,6 +81,8 @@ type Source struct {
 	unknown map[string]bool               // kinds that have been reported
 	missing bool                          // the path itself cannot be read
 
+	followed []string // base names of the path itself, and of what it links to
+
 	mu       sync.Mutex
 	index    *manifest.Index // Guarded by mu.
 	problems []Problem       // Guarded by mu.
@@ -109,7 +111,7 @@ func New(o Options) *Source {
 // What is wrong in the files is no error: it is logged, kept for Problems and
 // given to OnRead.
 func (s *Source) Run(ctx context.Context, store *config.Store) error {
-	w := watch.New(watch.Options{Settle: s.o.Settle, Poll: s.o.Poll, Log: s.o.Logger, Name: "config"})
+	w := watch.New(watch.Options{Settle: s.o.Settle, Poll: s.o.Poll, Concerns: s.concerns, Log: s.o.Logger, Name: "config"})
 	defer w.Close()
 	w.Add(s.directories())
 	names, err := s.list()

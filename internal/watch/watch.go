@@ -20,7 +20,7 @@ import (
 // from being read.
 const patience = 5
 
-// Options of a Watch. All but Log must be set.
+// Options of a Watch. All but Concerns must be set.
 type Options struct {
 	// Settle is how long it must be quiet before a change is told: what is one
 	// change to its author may be many to the kernel.
@@ -28,6 +28,11 @@ type Options struct {
 
 	// Poll is how often to look although nothing was said.
 	Poll time.Duration
+
+	// Concerns tells which of the paths that the kernel names matter; nil: all. A
+	// directory may be watched for one file in it, and a log beside that would
+	// have everything read anew with every line.
+	Concerns func(path string) bool
 
 	Log  *slog.Logger
 	Name string // begins what is logged
@@ -85,16 +90,19 @@ func (w *Watch) Wait(ctx context.Context, soon bool) (named map[string]bool, ok 
 		defer t.Stop()
 		recheck = t.C
 	}
-	select {
-	case e := <-w.events:
-		named[filepath.Base(e.Name)] = true
-	case <-w.errs: // an overflow: something was missed
-	case <-recheck:
-		return named, true
-	case <-w.poll.C:
-		return named, true
-	case <-ctx.Done():
-		return nil, false
+	for told := false; !told; {
+		select {
+		case e := <-w.events:
+			told = w.note(named, e)
+		case <-w.errs: // an overflow: something was missed
+			told = true
+		case <-recheck:
+			return named, true
+		case <-w.poll.C:
+			return named, true
+		case <-ctx.Done():
+			return nil, false
+		}
 	}
 	limit := time.NewTimer(patience * w.o.Settle)
 	defer limit.Stop()
@@ -103,8 +111,9 @@ func (w *Watch) Wait(ctx context.Context, soon bool) (named map[string]bool, ok 
 	for {
 		select {
 		case e := <-w.events:
-			named[filepath.Base(e.Name)] = true
-			quiet.Reset(w.o.Settle)
+			if w.note(named, e) {
+				quiet.Reset(w.o.Settle)
+			}
 		case <-w.errs:
 		case <-quiet.C:
 			return named, true
@@ -114,6 +123,15 @@ func (w *Watch) Wait(ctx context.Context, soon bool) (named map[string]bool, ok 
 			return nil, false
 		}
 	}
+}
+
+// note adds what e names, and reports whether it matters.
+func (w *Watch) note(named map[string]bool, e fsnotify.Event) bool {
+	if w.o.Concerns != nil && !w.o.Concerns(e.Name) {
+		return false
+	}
+	named[filepath.Base(e.Name)] = true
+	return true
 }
 
 // Close ends the notification.

@@ -55,6 +55,18 @@ func TestWaitNamesWhatChanged(t *testing.T) {
 	told(t, w, "1", "2")
 }
 
+func TestWhatDoesNotConcernUsIsNotTold(t *testing.T) {
+	dir := t.TempDir()
+	w := open(t, dir)
+	w.o.Concerns = func(path string) bool { return filepath.Base(path) != "log" }
+	put(t, filepath.Join(dir, "log"))
+	put(t, filepath.Join(dir, "1"))
+	named, ok := w.Wait(t.Context(), false)
+	if want := map[string]bool{"1": true}; !ok || !maps.Equal(named, want) {
+		t.Errorf("Wait named %v, want %v", named, want)
+	}
+}
+
 func TestAddAnew(t *testing.T) {
 	root := t.TempDir()
 	dir, old := filepath.Join(root, "dir"), filepath.Join(root, "old")
