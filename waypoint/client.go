@@ -43,16 +43,16 @@ type h1Session struct {
 func (s *session) serveHTTP1() receiver {
 	c := &h1Session{session: s, since: s.worker.loop.Now()}
 	c.codec = h1.NewServer(s.tunnel, c, s.worker.options.HTTP1)
-	s.drain, s.ticked = c.drainAfter, c.tick
+	s.serving = c
 	if s.worker.draining {
-		c.drainAfter()
+		c.drain()
 	}
 	return c.codec
 }
 
-// drainAfter has the connection close after the exchange that is open, or else
-// after the next one.
-func (c *h1Session) drainAfter() {
+// drain has the connection close after the exchange that is open, or else after
+// the next one.
+func (c *h1Session) drain() {
 	c.draining = true
 	if !c.codec.Idle() {
 		c.codec.CloseAfter()

@@ -2,6 +2,7 @@ package waypoint
 
 import (
 	"strconv"
+	"time"
 
 	"github.com/waystone-mesh/waystone/internal/h2"
 	"github.com/waystone-mesh/waystone/internal/inner"
@@ -18,12 +19,17 @@ type h2Session struct {
 func (s *session) serveHTTP2() receiver {
 	c := &h2Session{session: s}
 	c.inner = s.worker.inners.New(s.tunnel, h2.Server, c, s.close)
-	s.drain, s.ticked = c.inner.Drain, nil
+	s.serving = c
 	if s.worker.draining {
-		c.inner.Drain()
+		c.drain()
 	}
 	return c.inner
 }
+
+func (c *h2Session) drain() { c.inner.Drain() }
+
+// tick has nothing to do: the worker's inners have a clock of their own.
+func (c *h2Session) tick(time.Time) {}
 
 // An h2Client is the client of an exchange on an HTTP/2 stream.
 type h2Client struct {

@@ -1,7 +1,6 @@
 package waypoint
 
 import (
-	"strings"
 	"time"
 
 	"github.com/waystone-mesh/waystone/internal/loop"
@@ -32,8 +31,8 @@ const (
 // sniff guesses from at most 24 bytes. It is undecided only about a proper
 // prefix of the preface or of a method.
 func sniff(p []byte) guess {
-	if n := min(len(p), len(preface)); string(p[:n]) == preface[:n] {
-		if n == len(preface) {
+	if isPreface(p) {
+		if len(p) >= len(preface) {
 			return looksHTTP2
 		}
 		return undecided
@@ -59,6 +58,12 @@ func sniff(p []byte) guess {
 	return undecided
 }
 
+// isPreface reports whether p begins as the preface does, as far as both go.
+func isPreface(p []byte) bool {
+	n := min(len(p), len(preface))
+	return string(p[:n]) == preface[:n]
+}
+
 // A detector is the receiver of a tunnel until its protocol is known.
 type detector struct {
 	s        *session
@@ -67,6 +72,7 @@ type detector struct {
 	timer    loop.Timer
 	since    time.Time
 	done     bool
+	hungUp   bool // we have closed and the client has not, since then
 }
 
 func (s *session) detect() receiver {
@@ -74,8 +80,7 @@ func (s *session) detect() receiver {
 	if s.dest.Port != nil {
 		d.declared = s.dest.Port.Protocol.IsHTTP()
 	}
-	s.drain = nil // the worker says that it drains: see tick
-	s.ticked, d.since = d.tick, s.worker.loop.Now()
+	s.serving, d.since = d, s.worker.loop.Now()
 	if !d.declared {
 		d.timer.F = func() { d.decide(looksOpaque, false) }
 		s.worker.loop.After(&d.timer, detectTimeout)
@@ -83,24 +88,23 @@ func (s *session) detect() receiver {
 	return d
 }
 
+// drain has nothing to do: the worker says that it drains, see tick.
+func (d *detector) drain() {}
+
 // tick gives up a client that has begun and does not go on, or when we drain one
 // that has not begun.
 func (d *detector) tick(now time.Time) {
 	waited := now.Sub(d.since)
 	switch w := d.s.worker; {
+	case d.hungUp:
+		if waited >= closeTimeout {
+			d.s.tunnel.Reset(nil)
+			d.s.close()
+		}
 	case len(d.first) > 0 && waited >= w.options.HeadTimeout, len(d.first) == 0 && w.draining && waited >= drainIdle:
-		d.done = true
 		d.timer.Stop()
 		d.s.tunnel.CloseWrite()
-		d.since, d.s.ticked = now, d.hungUp
-	}
-}
-
-// hungUp is tick when we have closed and the client has not.
-func (d *detector) hungUp(now time.Time) {
-	if now.Sub(d.since) >= closeTimeout {
-		d.s.tunnel.Reset(nil)
-		d.s.close()
+		d.done, d.hungUp, d.since = true, true, now
 	}
 }
 
@@ -113,12 +117,8 @@ func (d *detector) Data(p []byte) {
 		p = d.first
 	}
 	g := sniff(p)
-	if d.declared {
-		// Anything that is not the preface is HTTP/1.1, if only to be refused as
-		// such.
-		if g != looksHTTP2 && !strings.HasPrefix(preface, string(p)) {
-			g = looksHTTP1
-		}
+	if d.declared && !isPreface(p) {
+		g = looksHTTP1 // if only to be refused as such
 	}
 	if g == undecided {
 		if len(d.first) == 0 {

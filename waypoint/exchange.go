@@ -150,7 +150,7 @@ func (x *exchange) authorize() step {
 	if x.dest = x.session.destination(); x.dest == nil {
 		return x.fail(errNoDestination)
 	}
-	x.input = x.session.input
+	x.input = x.session.input()
 	x.input.HTTP = &x.req
 	if v := x.dest.Policies.Check(&x.input); !v.Allowed {
 		return x.fail(&deniedError{v})

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"time"
 
+	"github.com/waystone-mesh/waystone/authz"
 	"github.com/waystone-mesh/waystone/internal/bufs"
 	"github.com/waystone-mesh/waystone/internal/config"
 	"github.com/waystone-mesh/waystone/internal/flow"
@@ -23,6 +24,7 @@ var errPolicyChanged = errors.New("waypoint: closed due to policy change")
 type opaque struct {
 	s        *session
 	dest     *config.Destination
+	input    authz.Input
 	endpoint *mesh.Endpoint
 	tried    []*mesh.Workload
 	cancel   func()
@@ -39,10 +41,8 @@ type opaque struct {
 // has been read of it. A CONNECT that is not answered yet is answered with what
 // came of that.
 func (s *session) serveOpaque(first []byte, eof bool) {
-	o := &opaque{s: s, dest: s.dest}
-	s.opaque = o
-	s.drain = nil // there is no way to tell either side: it is cut at the deadline
-	s.ticked = o.flush
+	o := &opaque{s: s, dest: s.dest, input: s.input()}
+	s.serving = o
 	o.early.Gone = func(err error) { o.finish(telemetry.DC, err) }
 	if o.early.Data(first); eof {
 		o.early.EOF()
@@ -57,13 +57,17 @@ func (s *session) serveOpaque(first []byte, eof bool) {
 		o.refuse(503, telemetry.OM, errOverloaded)
 		return
 	}
-	if v := o.dest.Policies.Check(&s.input); !v.Allowed {
+	if v := o.dest.Policies.Check(&o.input); !v.Allowed {
 		o.rec.Termination = v.Details()
 		o.refuse(403, 0, &deniedError{v})
 		return
 	}
 	o.connect()
 }
+
+// drain has nothing to do: there is no way to tell either side, and it is cut at
+// the deadline.
+func (o *opaque) drain() {}
 
 // connect opens the way to one endpoint after another until one answers.
 func (o *opaque) connect() {
@@ -110,7 +114,7 @@ func (o *opaque) connected(leg flow.Stream, attach func(flow.Receiver), err erro
 	}
 	s := o.s
 	if s.tunnel == nil {
-		s.tunnel = s.in.Accept(nil, s.worker.baggage)
+		s.accept()
 	}
 	o.open()
 	o.pair.Join(s.tunnel, leg, o.done)
@@ -125,8 +129,8 @@ func (o *opaque) connected(leg flow.Stream, attach func(flow.Receiver), err erro
 func (o *opaque) recheck() {
 	dest := o.s.destination()
 	if dest != nil {
-		o.dest = dest
-		v := dest.Policies.Check(&o.s.input)
+		o.dest, o.input = dest, o.s.input()
+		v := dest.Policies.Check(&o.input)
 		if v.Allowed {
 			return
 		}

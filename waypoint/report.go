@@ -15,8 +15,8 @@ import (
 // ends are the two ends of whatever the session carries.
 func (s *session) ends() telemetry.Ends {
 	e := telemetry.Ends{
-		Reporter: telemetry.ByWaypoint, Source: s.source, SourceID: s.in.Peer, LocalID: s.worker.options.Self,
-		Target: s.in.Authority, SourceAddr: s.in.Source, LocalAddr: s.input.Dest,
+		Reporter: telemetry.ByWaypoint, Source: s.source, SourceID: s.from.Peer, LocalID: s.worker.options.Self,
+		Target: s.authority, SourceAddr: s.from.Source, LocalAddr: s.address(),
 	}
 	if s.dest != nil {
 		e.Service = s.dest.Service
@@ -154,7 +154,7 @@ func (s *session) recordMalformed(status int, err error) {
 	rec.Start, rec.Duration = now, 0
 	rec.Protocol = l7.HTTP11.String()
 	rec.Status, rec.Flag, rec.Details = status, telemetry.DPE, "http1.codec_error"
-	s.worker.options.Log.Debug("malformed request", "peer", s.in.Peer.String(), "error", err)
+	s.worker.options.Log.Debug("malformed request", "peer", s.from.Peer.String(), "error", err)
 	s.worker.options.Telemetry.HTTP(&rec)
 }
 
@@ -162,7 +162,7 @@ func (s *session) recordMalformed(status int, err error) {
 func (s *session) recordRefused(status int) {
 	rec := telemetry.HTTP{Ends: s.ends()}
 	rec.Start = s.worker.loop.Now()
-	rec.Method, rec.Protocol, rec.Authority = "CONNECT", l7.HTTP2.String(), s.in.Authority.String()
+	rec.Method, rec.Protocol, rec.Authority = "CONNECT", l7.HTTP2.String(), s.authority.String()
 	rec.Status, rec.Flag, rec.Details = status, telemetry.NR, "route_not_found"
 	s.worker.options.Telemetry.ConnectRefused(&rec)
 }
@@ -185,8 +185,8 @@ func (o *opaque) open() {
 	o.opened = true
 }
 
-// flush brings the counters of a long tunnel up to date.
-func (o *opaque) flush(now time.Time) {
+// tick brings the counters of a long tunnel up to date.
+func (o *opaque) tick(now time.Time) {
 	if !o.opened || now.Sub(o.flushed) < flushEvery {
 		return
 	}

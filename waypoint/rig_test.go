@@ -221,17 +221,15 @@ func (r *rig) open() *wire {
 }
 
 func (r *rig) openOn(tun tunnel) {
-	in := &hbone.Incoming{
-		Connect: hbone.Connect{Authority: mesh.Authority{IP: netip.MustParseAddr("10.96.0.1"), Port: 80}},
-		Peer:    identity.ID{TrustDomain: "cluster.local", Namespace: "default", ServiceAccount: "web"},
-		Source:  netip.MustParseAddrPort("10.0.0.8:4242"), Loop: r.loop,
+	from := &hbone.Connection{
+		Peer:   identity.ID{TrustDomain: "cluster.local", Namespace: "default", ServiceAccount: "web"},
+		Source: netip.MustParseAddrPort("10.0.0.8:4242"), Loop: r.loop,
 	}
-	s := &session{worker: r.k, in: in, tunnel: tun}
-	s.input.Peer, s.input.Source = in.Peer, in.Source.Addr()
+	s := &session{worker: r.k, from: from, authority: mesh.Authority{IP: netip.MustParseAddr("10.96.0.1"), Port: 80}, tunnel: tun}
 	if s.destination() == nil {
 		r.t.Fatal("the service is not served")
 	}
-	r.k.sessions[s] = struct{}{}
+	r.k.add(s)
 	r.sessions = append(r.sessions, s)
 	s.tunnel.SetReceiver(s.detect())
 }

@@ -164,8 +164,8 @@ func (w *Waypoint) published(changes config.Changes) {
 func (w *worker) recheck(changes config.Changes) {
 	w.noteDetached(changes)
 	w.retryWaiters()
-	for s := range w.sessions {
-		if o := s.opaque; o != nil && !o.over {
+	for s := range w.allSessions() {
+		if o, ok := s.serving.(*opaque); ok && !o.over {
 			if _, changed := changes.Destinations[o.dest]; changed {
 				o.recheck()
 			}
@@ -198,9 +198,9 @@ func (w *Waypoint) Shutdown(ctx context.Context) error {
 
 func (w *worker) startDraining() {
 	w.draining = true
-	for s := range w.sessions {
-		if s.drain != nil {
-			s.drain()
+	for s := range w.allSessions() {
+		if s.serving != nil {
+			s.serving.drain()
 		}
 	}
 }

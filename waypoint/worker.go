@@ -22,7 +22,7 @@ type worker struct {
 	pool      *hbone.Pool
 	dial      func(*origin, dialed) (cancel func()) // dialOrigin, except in tests
 	origins   map[originKey]*origin
-	sessions  map[*session]struct{}
+	sessions  []*session // each knowing its index
 	waiters   map[*waiter]struct{}
 	lingering map[*config.Destination]detached // by what stands in its place
 	inners    *inner.Set                       // HTTP/2 inside tunnels
@@ -55,7 +55,6 @@ func newWorker(w *Waypoint, l *loop.Loop) *worker {
 		loop:      l,
 		dial:      dialOrigin,
 		origins:   map[originKey]*origin{},
-		sessions:  map[*session]struct{}{},
 		waiters:   map[*waiter]struct{}{},
 		lingering: map[*config.Destination]detached{},
 		inners:    inner.NewSet(l, w.options.HTTP2),
@@ -87,8 +86,10 @@ func (w *worker) tick() {
 			u.Abort(nil)
 		}
 	}
-	for s := range w.sessions {
-		s.tick(now)
+	for s := range w.allSessions() {
+		if s.serving != nil {
+			s.serving.tick(now)
+		}
 	}
 	w.forgetDetached(now)
 	w.loop.After(&w.timer, time.Second)

@@ -21,7 +21,7 @@ type Connect struct {
 	Forwarded   string // who dialled and what, see [ParseForwarded]
 	Traceparent string // a correlation id for logs, see [NewTraceparent]
 	Network     string // x-forwarded-network: where a connection from another network came from
-	Source      string // x-istio-source: the kind of proxy that sent it, when that is not a node tunnel
+	Sender      string // x-istio-source: the kind of proxy that sent it, when that is not a node tunnel
 }
 
 // Fields appends the fields of the request, pseudo-fields first, to f.
@@ -32,7 +32,7 @@ func (c *Connect) Fields(f l7.Fields) l7.Fields {
 		{Name: "forwarded", Value: c.Forwarded},
 		{Name: "traceparent", Value: c.Traceparent},
 		{Name: "x-forwarded-network", Value: c.Network},
-		{Name: "x-istio-source", Value: c.Source},
+		{Name: "x-istio-source", Value: c.Sender},
 	} {
 		if x.Value != "" {
 			f = append(f, x)
@@ -85,16 +85,18 @@ func ParseConnect(f l7.Fields) (Connect, error) {
 	c := Connect{
 		Authority: a,
 		Forwarded: f.Get("forwarded"), Traceparent: f.Get("traceparent"),
-		Network: f.Get("x-forwarded-network"), Source: f.Get("x-istio-source"),
+		Network: f.Get("x-forwarded-network"), Sender: f.Get("x-istio-source"),
 	}
 	c.Baggage, _ = f.Joined("baggage") // members may be spread over several (W3C Baggage, section 3.3)
 	c.own()
 	return c, nil
 }
 
-// own makes c's strings its own, carved from one allocation.
+// own makes c's strings its own, carved from one allocation; but the host has
+// another, for it is wanted longest.
 func (c *Connect) own() {
-	all := [...]*string{&c.Authority.Host, &c.Baggage, &c.Forwarded, &c.Traceparent, &c.Network, &c.Source}
+	c.Authority.Host = strings.Clone(c.Authority.Host)
+	all := [...]*string{&c.Baggage, &c.Forwarded, &c.Traceparent, &c.Network, &c.Sender}
 	n := 0
 	for _, s := range all {
 		n += len(*s)

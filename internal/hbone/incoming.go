@@ -14,19 +14,23 @@ import (
 // An Incoming is a CONNECT that has not been answered. Whoever is given one
 // calls Accept or Refuse, once, on its loop, now or later; bytes that the client
 // sends meanwhile wait. It is a type of its own so that nobody can read a tunnel
-// before having answered it.
+// before having answered it; and so that what only matters until then need not
+// be kept: there may be ten thousand idle tunnels.
 type Incoming struct {
 	Connect
+	*Connection
 
+	t        *Tunnel
+	onCancel func()
+}
+
+// A Connection is what there is to know of the HBONE connection that tunnels
+// arrive on. They share it, and it does not change.
+type Connection struct {
 	Peer   identity.ID    // the proxy that asks, by its certificate
 	Source netip.AddrPort // where its connection comes from
 	Local  netip.AddrPort // where it arrived
 	Loop   *loop.Loop
-
-	Value any // the caller's
-
-	t        *Tunnel
-	onCancel func()
 }
 
 // OnCancel has f called if the CONNECT is given up before it is answered. An

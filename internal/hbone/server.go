@@ -101,6 +101,7 @@ type serverLoop struct {
 // A serverConn is one connection of a server.
 type serverConn struct {
 	conn
+	about  *Connection
 	srv    *Server
 	on     *serverLoop
 	onPort *atomic.Int64 // connections of its listener
@@ -230,8 +231,9 @@ func (srv *Server) handshake(nc net.Conn, onPort *atomic.Int64) {
 func (srv *Server) adopt(on *serverLoop, sock *loop.Socket, peer identity.ID, onPort *atomic.Int64) {
 	now := on.loop.Now()
 	c := &serverConn{
-		conn: conn{loop: on.loop, sock: sock, peer: peer, lenient: srv.o.ResetIsEOF, began: now, idle: now},
-		srv:  srv, on: on, onPort: onPort,
+		conn:  conn{loop: on.loop, sock: sock, peer: peer, lenient: srv.o.ResetIsEOF, began: now, idle: now},
+		about: &Connection{Peer: peer, Source: sock.RemoteAddr(), Local: sock.LocalAddr(), Loop: on.loop},
+		srv:   srv, on: on, onPort: onPort,
 	}
 	o := srv.o.H2
 	o.Wake = sock.Wake
@@ -263,10 +265,7 @@ func (c *serverConn) Headers(s *h2.Stream, f l7.Fields, end bool) {
 		return
 	}
 	t := &Tunnel{c: &c.conn, s: s, eof: end, heldEOF: end}
-	t.in = &Incoming{
-		Connect: con, Peer: c.peer, Loop: c.loop,
-		Source: c.sock.RemoteAddr(), Local: c.sock.LocalAddr(), t: t,
-	}
+	t.in = &Incoming{Connect: con, Connection: c.about, t: t}
 	s.Value = t
 	c.srv.o.Connect(t.in)
 }

@@ -257,7 +257,7 @@ func TestIncomingKnowsWhoAsks(t *testing.T) {
 		c := &Connect{
 			Authority: mesh.Authority{Host: "hold", Port: 8080}, Baggage: "service.name=web",
 			Forwarded:   Forwarded{For: r.addr, Host: "items.default.svc"}.String(),
-			Traceparent: NewTraceparent(), Network: "net2", Source: "waypoint",
+			Traceparent: NewTraceparent(), Network: "net2", Sender: "waypoint",
 		}
 		k := r.key()
 		k.SourceIP = r.addr.Addr().Next()
