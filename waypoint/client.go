@@ -30,13 +30,13 @@ type h1Session struct {
 	*session
 	codec    *h1.Server
 	x        *exchange // nil between exchanges
+	requests uint32    // that have begun
 	flushing bool      // Flush runs at the end of the batch
 	draining bool      // the next response is the last
 
-	requests uint64  // that have begun
-	waits    h1.Wait // since the tick at since, in which it was the seen-th request
-	since    time.Time
-	seen     uint64
+	waits h1.Wait // since the tick at since, in which it was the seen-th request
+	seen  uint32
+	since time.Time
 }
 
 // serveHTTP1 makes HTTP/1.1 of the session's tunnel.

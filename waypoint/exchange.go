@@ -3,7 +3,6 @@ package waypoint
 import (
 	"time"
 
-	"github.com/waystone-mesh/waystone/authz"
 	"github.com/waystone-mesh/waystone/internal/bufs"
 	"github.com/waystone-mesh/waystone/internal/config"
 	"github.com/waystone-mesh/waystone/internal/l7"
@@ -40,7 +39,6 @@ type exchange struct {
 	req     l7.Request
 	arena   l7.Arena // owns the strings of req
 	rawPath string   // the path as it came, for the log
-	input   authz.Input
 
 	slot     **exchange // where its owner keeps it
 	rule     *routing.Rule
@@ -150,9 +148,9 @@ func (x *exchange) authorize() step {
 	if x.dest = x.session.destination(); x.dest == nil {
 		return x.fail(errNoDestination)
 	}
-	x.input = x.session.input()
-	x.input.HTTP = &x.req
-	if v := x.dest.Policies.Check(&x.input); !v.Allowed {
+	w.input = x.session.input()
+	w.input.HTTP = &x.req
+	if v := x.dest.Policies.Check(&w.input); !v.Allowed {
 		return x.fail(&deniedError{v})
 	}
 	return stepConsult
@@ -197,7 +195,7 @@ func (x *exchange) route() step {
 		return x.fail(errNoRoute)
 	}
 	x.rec.RouteName = x.rule.Name
-	if resp, ok := x.rule.Redirect(&x.req, x.input.Dest.Port()); ok {
+	if resp, ok := x.rule.Redirect(&x.req, x.session.address().Port()); ok {
 		return x.answer(resp)
 	}
 	x.backend = x.rule.PickBackend(w.random())

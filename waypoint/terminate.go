@@ -35,7 +35,7 @@ type session struct {
 	dest      *config.Destination
 	source    *mesh.Workload
 	endpoint  *mesh.Endpoint // of a client that dialled a workload by its address
-	index     int            // in worker.sessions, plus one; 0: not there
+	index     int32          // in worker.sessions, plus one; 0: not there
 	lingering bool           // dest is what it was: it is not ours any more
 }
 
@@ -130,7 +130,7 @@ func (s *session) direct(w *mesh.Workload) *mesh.Endpoint {
 // add notes that there is a session.
 func (w *worker) add(s *session) {
 	w.sessions = append(w.sessions, s)
-	s.index = len(w.sessions)
+	s.index = int32(len(w.sessions))
 }
 
 // allSessions yields the sessions, any of which may end meanwhile: the last takes

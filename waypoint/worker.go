@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"time"
 
+	"github.com/waystone-mesh/waystone/authz"
 	"github.com/waystone-mesh/waystone/internal/config"
 	"github.com/waystone-mesh/waystone/internal/hbone"
 	"github.com/waystone-mesh/waystone/internal/inner"
@@ -27,6 +28,7 @@ type worker struct {
 	lingering map[*config.Destination]detached // by what stands in its place
 	inners    *inner.Set                       // HTTP/2 inside tunnels
 	free      []*exchange
+	spare     int // of free, not used since the last tick
 	rng       *rand.PCG
 	timer     loop.Timer
 	closing   map[*h1Upstream]time.Time // closed by us, not yet by the endpoint; since when
@@ -39,6 +41,7 @@ type worker struct {
 	request  l7.Request
 	response l7.Response
 	outgoing l7.Fields
+	input    authz.Input
 	id       [36]byte
 }
 
@@ -46,7 +49,8 @@ type worker struct {
 // closed, before it is reset: 5 s.
 const closeTimeout = 5 * time.Second
 
-// maxFree is how many exchanges a worker keeps for later: 1,024 of about 1 KiB.
+// maxFree is how many exchanges a worker keeps for later: 1,024 of about 3 KiB,
+// with the head of a request. It keeps them while they are used: see trim.
 const maxFree = 1024
 
 func newWorker(w *Waypoint, l *loop.Loop) *worker {
@@ -92,6 +96,7 @@ func (w *worker) tick() {
 		}
 	}
 	w.forgetDetached(now)
+	w.trim()
 	w.loop.After(&w.timer, time.Second)
 }
 
@@ -117,6 +122,7 @@ func (w *worker) newExchange(s *session, c client, slot **exchange) *exchange {
 	var x *exchange
 	if n := len(w.free); n > 0 {
 		x, w.free = w.free[n-1], w.free[:n-1]
+		w.spare = min(w.spare, n-1)
 	} else {
 		x = &exchange{}
 	}
@@ -142,4 +148,13 @@ func (x *exchange) release() {
 	if len(w.free) < maxFree {
 		w.free = append(w.free, x)
 	}
+}
+
+// trim lets go of half of the exchanges that nobody has needed since the last
+// tick, so that a burst is not paid for until the end.
+func (w *worker) trim() {
+	drop := (w.spare + 1) / 2
+	clear(w.free[len(w.free)-drop:])
+	w.free = w.free[:len(w.free)-drop]
+	w.spare = len(w.free)
 }

@@ -40,9 +40,11 @@ func (a *Arena) Bytes(p []byte) string {
 	return unsafe.String(&a.b[i], len(p))
 }
 
+// room is for how many more fields Fields leaves room.
+const room = 8
+
 // Fields returns a copy of f with room for a few more, which an append takes.
 func (a *Arena) Fields(f Fields) Fields {
-	const room = 8
 	i := len(a.fields)
 	for _, field := range f {
 		a.fields = append(a.fields, Field{a.String(field.Name), a.String(field.Value)})
@@ -56,9 +58,24 @@ func (a *Arena) Fields(f Fields) Fields {
 
 // Request returns a copy of r.
 func (a *Arena) Request(r *Request) Request {
+	if a.b == nil {
+		a.begin(r)
+	}
 	c := *r
 	c.Method, c.Scheme, c.Authority = a.String(r.Method), a.String(r.Scheme), a.String(r.Authority)
 	c.Path, c.Upgrade = a.String(r.Path), a.String(r.Upgrade)
 	c.Fields = a.Fields(r.Fields)
 	return c
+}
+
+// begin makes an arena as large as r, and a little larger. Growing to it would
+// leave as much again behind.
+func (a *Arena) begin(r *Request) {
+	const more = 128 // an id, a path that is rewritten
+	n := len(r.Method) + len(r.Scheme) + len(r.Authority) + len(r.Path) + len(r.Upgrade)
+	for i := range r.Fields {
+		n += len(r.Fields[i].Name) + len(r.Fields[i].Value)
+	}
+	a.b = make([]byte, 0, n+more)
+	a.fields = make([]Field, 0, len(r.Fields)+room)
 }
