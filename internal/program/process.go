@@ -141,6 +141,7 @@ func (p *process) answer(configDump func() any) (err error) {
 	}
 	p.group.Go(p.admin.Serve)
 	p.group.Go(p.reopen)
+	p.group.Go(p.tidy)
 	return nil
 }
 
