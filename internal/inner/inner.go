@@ -59,15 +59,17 @@ func (s *Set) Tick(now time.Time) {
 // why); gone, it has closed its direction of the stream and waits for the peer
 // to close the other. For neither does it wait long.
 type Conn struct {
-	set    *Set
-	h2     *h2.Conn
-	leg    flow.Stream
-	waking bool
-	dying  bool
-	gone   bool
-	eof    bool      // the peer has ended its direction
-	since  time.Time // when it began to die
-	onGone func()
+	set     *Set
+	h2      *h2.Conn
+	leg     flow.Stream
+	waking  bool
+	dying   bool
+	gone    bool
+	eof     bool      // the peer has ended its direction
+	aborted bool      // see Abort
+	cause   error     // ... what with
+	since   time.Time // when it began to die
+	onGone  func()
 }
 
 var _ flow.Receiver = (*Conn)(nil)
@@ -119,6 +121,16 @@ func (c *Conn) Close() {
 	}
 }
 
+// Abort gives the connection up with its stream. What follows from it is told at
+// the end of the batch, so that it may be called from within the handler.
+func (c *Conn) Abort(err error) {
+	if !c.aborted {
+		c.leg.Reset(err)
+		c.aborted, c.dying, c.eof, c.cause = true, true, true, err
+		c.wake()
+	}
+}
+
 func (c *Conn) wake() {
 	if !c.waking {
 		c.waking = true
@@ -129,7 +141,14 @@ func (c *Conn) wake() {
 // Flush moves output into the stream. The loop calls it at the end of the batch.
 func (c *Conn) Flush() {
 	c.waking = false
-	if c.gone {
+	switch {
+	case c.aborted && !c.gone:
+		c.end(c.cause)
+		return
+	case c.gone:
+		if c.aborted {
+			c.forget()
+		}
 		return
 	}
 	for c.leg.Queued() < maxAhead {

@@ -134,6 +134,33 @@ func TestBrokenStreamResetsStreams(t *testing.T) {
 	})
 }
 
+func TestAbortResetsStreams(t *testing.T) {
+	each(t, true, func(r *rig) {
+		r.open(false)
+		r.on(func() {
+			r.client.Abort(nil)
+			r.client.Abort(nil)
+			if r.resets != 0 || r.client.Available() != 0 {
+				r.Errorf("at once: %d streams are reset and %d available", r.resets, r.client.Available())
+			}
+		})
+		r.wantLeft(0, 2)
+		if r.resets != 1 {
+			r.Errorf("%d streams were reset, want 1", r.resets)
+		}
+	})
+}
+
+// TestAbortOfAClosedConnection does not wait for the peer any more.
+func TestAbortOfAClosedConnection(t *testing.T) {
+	each(t, false, func(r *rig) {
+		r.on(func() { r.client.Close() })
+		r.wantLeft(1, 1)
+		r.on(func() { r.client.Abort(nil) })
+		r.wantLeft(0, 1)
+	})
+}
+
 // TestPeerThatDoesNotCloseIsReset covers both steps: one that reads and does not
 // close its end is waited for, but not for ever.
 func TestPeerThatDoesNotCloseIsReset(t *testing.T) {
