@@ -61,8 +61,9 @@ type Conn struct {
 	o    Options
 	h    Handler
 
-	now time.Time // of the last Tick
-	err error     // why the connection is over; set once
+	now time.Time     // of the last Tick
+	at  time.Duration // now, since the connection was made
+	err error         // why the connection is over; set once
 
 	// Streams.
 	streams  map[uint32]*Stream
@@ -126,7 +127,7 @@ func New(role Role, o Options, h Handler, now time.Time) *Conn {
 		role: role, o: o.withDefaults(), h: h,
 		now: now, born: now, lastHeard: now, slowChecked: now, spent: budgets{since: now},
 		streams: map[uint32]*Stream{}, nextID: 1,
-		inflow:  newInflow(initialWindow, initialWindow),
+		inflow:  newInflow(initialWindow),
 		outflow: outflow{initialWindow},
 		peer:    initialSettings,
 		woken:   true,
@@ -182,7 +183,7 @@ func (c *Conn) newStream(id uint32) *Stream {
 	}
 	s := &Stream{
 		c: c, id: id, length: -1,
-		in:  newInflow(window, c.o.StreamWindow),
+		in:  newInflow(window),
 		out: outflow{int64(c.peer.window)},
 	}
 	c.streams[id] = s
@@ -335,7 +336,7 @@ func (c *Conn) Tick(now time.Time) error {
 	if c.err != nil {
 		return c.err
 	}
-	c.now = now
+	c.now, c.at = now, now.Sub(c.born)
 	c.spent.tick(now)
 	if err := c.keepalive(); err != nil {
 		return c.fail(err)
@@ -387,7 +388,7 @@ func (c *Conn) dropSlow() {
 	}
 	c.slowChecked = c.now
 	for _, s := range c.streams {
-		if s.queue.Len() > 0 && !s.tunnel && c.now.Sub(s.stalled) >= c.o.SlowReader {
+		if s.queue.Len() > 0 && !s.tunnel && c.at-s.stalled >= c.o.SlowReader {
 			c.putReset(s.id, CodeCancel)
 			s.drop()
 			c.h.Reset(s, &StreamError{Code: CodeCancel, Cause: errSlowReader})

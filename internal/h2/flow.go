@@ -8,17 +8,10 @@ const maxWindow = 1<<31 - 1
 // Every byte of the window is in one of three places: the peer may send it
 // (avail), it has been credited but not announced (owed), or it was received
 // and not credited.
-type inflow struct {
-	size, avail, owed int32
-	batch             int32 // what is owed is announced when it reaches this
-}
+type inflow struct{ size, avail, owed int32 }
 
-// newInflow returns a window of size bytes, whose credit is announced by halves
-// of window. A stream that the peer may have opened before it saw our SETTINGS
-// has size above window.
-func newInflow(size, window uint32) inflow {
-	return inflow{size: int32(size), avail: int32(size), batch: max(1, int32(min(size, window)/2))}
-}
+// newInflow returns a window of size bytes.
+func newInflow(size uint32) inflow { return inflow{size: int32(size), avail: int32(size)} }
 
 // receive takes n bytes out of the window and reports whether they were in it.
 func (f *inflow) receive(n uint32) bool {
@@ -30,12 +23,14 @@ func (f *inflow) receive(n uint32) bool {
 }
 
 // credit gives n bytes back and returns the increment to announce now, 0 for
-// none yet. Credit for bytes that were never received is ignored: it would let
-// the peer send more than the window.
-func (f *inflow) credit(n int) (announce uint32) {
+// none yet: it is announced by halves of window, which size is above when the
+// peer may have opened the stream before it saw our SETTINGS. Credit for bytes
+// that were never received is ignored: it would let the peer send more than the
+// window.
+func (f *inflow) credit(n int, window uint32) (announce uint32) {
 	n = max(0, min(n, int(f.size-f.avail-f.owed)))
 	f.owed += int32(n)
-	if f.owed < f.batch {
+	if f.owed < max(1, int32(window/2)) {
 		return 0
 	}
 	announce = uint32(f.owed)

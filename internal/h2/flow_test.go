@@ -38,7 +38,7 @@ func TestInflow(t *testing.T) {
 		{"nothing", 10, 10, []step{{receive: 0}, {credit: 0}}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			f := newInflow(tt.size, tt.window)
+			f := newInflow(tt.size)
 			for i, s := range tt.steps {
 				if s.receive > 0 {
 					if got := f.receive(s.receive); got == s.refused {
@@ -46,7 +46,7 @@ func TestInflow(t *testing.T) {
 					}
 					continue
 				}
-				if got := f.credit(s.credit); got != s.announce {
+				if got := f.credit(s.credit, tt.window); got != s.announce {
 					t.Errorf("step %d: got %d to announce, want %d", i, got, s.announce)
 				}
 			}

@@ -198,7 +198,7 @@ func (c *Conn) refill() {
 		}
 		s.put(p[:n], n == s.queue.Len())
 		s.queue.Consume(n)
-		s.stalled = c.now
+		s.stalled = c.at
 		s.finishQueue()
 		s.schedule()
 		c.h.Sent(s, n)

@@ -247,7 +247,7 @@ func (c *Conn) beginData(h header) error {
 	if !c.inflow.receive(uint32(h.length)) {
 		return broken(CodeFlowControl, "the connection's window is exceeded")
 	}
-	if n := c.inflow.credit(h.length); n > 0 {
+	if n := c.inflow.credit(h.length, c.o.ConnWindow); n > 0 {
 		c.out.word(typeWindowUpdate, 0, n)
 		c.wake()
 	}
@@ -394,7 +394,7 @@ func (c *Conn) windowUpdate(id, n uint32) error {
 	case !s.out.grow(int64(n)):
 		return c.abort(s, CodeFlowControl, "the stream's window overflows")
 	}
-	s.stalled = c.now
+	s.stalled = c.at
 	s.schedule()
 	return nil
 }

@@ -39,7 +39,7 @@ func (c *Conn) announce() {
 	if more := c.o.ConnWindow - initialWindow; more > 0 {
 		c.out.word(typeWindowUpdate, 0, more)
 	}
-	c.inflow = newInflow(c.o.ConnWindow, c.o.ConnWindow)
+	c.inflow = newInflow(c.o.ConnWindow)
 }
 
 // settingsFrame takes the peer's SETTINGS.

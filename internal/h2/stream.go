@@ -25,11 +25,11 @@ type Stream struct {
 	// length is the declared content-length still to come, or -1.
 	length int64
 
-	queue    bufs.Queue // written, with no room on the output
-	trailers l7.Fields  // they follow the queue
-	stalled  time.Time  // since when the queue has not moved
-	next     *Stream    // in the ring of streams whose turn comes
-	ready    bool       // in that ring
+	queue    bufs.Queue    // written, with no room on the output
+	trailers l7.Fields     // they follow the queue
+	stalled  time.Duration // since when the queue has not moved, as Conn.at
+	next     *Stream       // in the ring of streams whose turn comes
+	ready    bool          // in that ring
 
 	connect bool // the request is a CONNECT
 	tunnel  bool // ... and has been granted
@@ -102,7 +102,7 @@ func (s *Stream) Write(p []byte) (queued int) {
 		}
 	}
 	if s.queue.Len() == 0 {
-		s.stalled = c.now
+		s.stalled = c.at
 	}
 	s.queue.Append(p)
 	s.schedule()
@@ -131,7 +131,7 @@ func (s *Stream) Credit(n int) {
 	if s.dead {
 		return
 	}
-	if k := s.in.credit(n); k > 0 && !s.inEnd && s.c.err == nil {
+	if k := s.in.credit(n, s.c.o.StreamWindow); k > 0 && !s.inEnd && s.c.err == nil {
 		s.c.out.word(typeWindowUpdate, s.id, k)
 		s.c.wake()
 	}
