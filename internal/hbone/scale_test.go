@@ -100,6 +100,66 @@ func TestTenThousandTunnels(t *testing.T) {
 	})
 }
 
+// TestIdleTunnelMemory weighs tunnels that have carried a message each way and lie
+// idle, both ends: a waypoint has one of each for every client that has asked.
+func TestIdleTunnelMemory(t *testing.T) {
+	const (
+		n, conns = 10_000, 10
+		most     = 800 // bytes
+	)
+	o := rigOptions{pool: PoolOptions{MaxStreams: n / conns}}
+	o.server.H2.MaxStreams = n / conns
+	overTCP(t, o, func(r *rig) {
+		r.open("echo").reset(nil)
+		idlers := make([]idler, n)
+		left := make(chan struct{}, n)
+		con := connectTo("echo")
+		before := live()
+		on(r.pool.o.Loop, func() {
+			for i := range idlers {
+				x := &idlers[i]
+				r.pool.Open(r.key(), con, x, func(u *Tunnel, err error) {
+					if err != nil {
+						t.Error(err)
+						return
+					}
+					x.t, x.left = u, left
+					u.Write([]byte(ping))
+				})
+			}
+		})
+		for range n {
+			<-left
+		}
+		got := (live() - before) / n
+		t.Logf("%d bytes", got)
+		if got > most && !raceOn {
+			t.Errorf("an idle tunnel takes %d bytes at both ends together, want at most %d", got, most)
+		}
+		runtime.KeepAlive(idlers)
+	})
+}
+
+// An idler takes an echo and lies idle.
+type idler struct {
+	t    *Tunnel
+	left chan<- struct{}
+}
+
+func (x *idler) Data(p []byte) { x.t.Credit(len(p)); x.left <- struct{}{} }
+func (x *idler) Sent(int)      {}
+func (x *idler) EOF()          {}
+func (x *idler) Reset(error)   {}
+
+// live returns how many bytes of heap are in use, by others than pools.
+func live() int64 {
+	runtime.GC()
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapAlloc)
+}
+
 // wantIdle waits until idle connections are released, and checks that nothing is
 // left but what there was before.
 func (r *rig) wantIdle(goroutines int, buffers int64) {
