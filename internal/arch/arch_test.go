@@ -32,7 +32,8 @@ var imports = map[string]string{
 	// They move bytes: no policy, no configuration, no metrics.
 	"internal/h1":     "internal/bufs internal/flow internal/l7",
 	"internal/h2":     "internal/bufs internal/flow internal/l7",
-	"internal/loop":   "internal/bufs internal/flow",
+	"internal/record": "",
+	"internal/loop":   "internal/bufs internal/flow internal/record",
 	"internal/inner":  "internal/flow internal/h2 internal/l7 internal/loop",
 	"internal/memnet": "",
 	"internal/hbone":  "internal/bufs internal/flow internal/h2 internal/identity internal/l7 internal/loop internal/mesh",
@@ -85,6 +86,7 @@ var homes = map[string]string{
 	"github.com/spiffe/go-spiffe":   "internal/identity",
 	"github.com/HdrHistogram/":      "internal/bench",
 	"golang.org/x/sys":              "internal/bench",
+	"golang.org/x/crypto":           "internal/record",
 	"golang.org/x/net/http2":        "internal/h2 internal/meshtest", // in tests, the peer that is not ours
 	"github.com/fsnotify/fsnotify":  "internal/watch",
 	"net/http":                      "internal/admin internal/demo internal/meshtest examples/bookinfo",
