@@ -33,6 +33,15 @@ type quiet struct {
 
 func (q *quiet) Write(p []byte) int { q.written += len(p); return 0 }
 
+// silent leaves the access log out, which a test would pay for.
+func silent(o *Options) {
+	tel, err := telemetry.New(telemetry.Options{Program: telemetry.Waypoint}) // metrics alone
+	if err != nil {
+		panic(err)
+	}
+	o.Telemetry = tel
+}
+
 // A hub drives exchanges through a worker, in batches of one for each session:
 // every client asks, every endpoint answers.
 type hub struct {
@@ -48,13 +57,7 @@ type hub struct {
 }
 
 func newHub(tb testing.TB, content int) *hub {
-	h := &hub{r: newRig(tb, func(o *Options) {
-		tel, err := telemetry.New(telemetry.Options{Program: telemetry.Waypoint}) // metrics, and no log
-		if err != nil {
-			tb.Fatal(err)
-		}
-		o.Telemetry = tel
-	}), request: []byte(browser), answer: page(content), done: make(chan struct{})}
+	h := &hub{r: newRig(tb, silent), request: []byte(browser), answer: page(content), done: make(chan struct{})}
 	r := h.r
 	r.do(func() {
 		r.k.dial = func(_ *origin, ready dialed) func() {

@@ -220,11 +220,17 @@ func (r *rig) open() *wire {
 	return w
 }
 
-func (r *rig) openOn(tun tunnel) {
-	from := &hbone.Connection{
+func (r *rig) openOn(tun tunnel) { r.openFrom(rigClient(r.loop), tun) }
+
+// rigClient returns a client's connection.
+func rigClient(l *loop.Loop) *hbone.Connection {
+	return &hbone.Connection{
 		Peer:   identity.ID{TrustDomain: "cluster.local", Namespace: "default", ServiceAccount: "web"},
-		Source: netip.MustParseAddrPort("10.0.0.8:4242"), Loop: r.loop,
+		Source: netip.MustParseAddrPort("10.0.0.8:4242"), Loop: l,
 	}
+}
+
+func (r *rig) openFrom(from *hbone.Connection, tun tunnel) {
 	s := &session{worker: r.k, from: from, authority: mesh.Authority{IP: netip.MustParseAddr("10.96.0.1"), Port: 80}, tunnel: tun}
 	if s.destination() == nil {
 		r.t.Fatal("the service is not served")
