@@ -29,32 +29,35 @@ const (
 // A heap is what was seen of it at one look, in bytes.
 type heap struct {
 	allocated int64 // ever
-	live      int64 // at the end of the last collection
 	objects   int64 // now, garbage included
 	free      int64 // kept, with nothing in it
 }
 
 func readHeap() heap {
 	s := [...]metrics.Sample{
-		{Name: "/gc/heap/allocs:bytes"}, {Name: "/gc/heap/live:bytes"},
-		{Name: "/memory/classes/heap/objects:bytes"}, {Name: "/memory/classes/heap/free:bytes"},
+		{Name: "/gc/heap/allocs:bytes"},
+		{Name: "/memory/classes/heap/objects:bytes"},
+		{Name: "/memory/classes/heap/free:bytes"},
 	}
 	metrics.Read(s[:])
 	value := func(i int) int64 { return int64(s[i].Value.Uint64()) }
-	return heap{allocated: value(0), live: value(1), objects: value(2), free: value(3)}
+	return heap{allocated: value(0), objects: value(1), free: value(2)}
 }
 
-// untidy reports whether memory is to be given back, when h is what a look saw
-// and was what the one before did.
-func (h heap) untidy(was heap) bool {
-	return h.allocated-was.allocated <= silence && h.objects-h.live+h.free >= max(worthwhile, h.live/4)
+// untidy reports whether memory is to be given back: was is what the last look
+// saw, and tidied what was left the last time it was. How much of what has been
+// allocated since is garbage only a collection can tell; the one before may have
+// been in the middle of the burst.
+func (h heap) untidy(was, tidied heap) bool {
+	gain := h.allocated - tidied.allocated + h.free
+	return h.allocated-was.allocated <= silence && gain >= max(worthwhile, h.objects/4)
 }
 
 // tidy gives memory back whenever the program falls quiet.
 func (p *process) tidy() error {
 	tick := time.NewTicker(tidyEvery)
 	defer tick.Stop()
-	was := readHeap()
+	var was, tidied heap
 	for {
 		select {
 		case <-p.ctx.Done():
@@ -62,10 +65,11 @@ func (p *process) tidy() error {
 		case <-tick.C:
 		}
 		h := readHeap()
-		if h.untidy(was) {
+		if h.untidy(was, tidied) {
 			runtime.GC() // a pool lets go of what was not used between two collections
 			debug.FreeOSMemory()
 			h = readHeap()
+			tidied = h
 		}
 		was = h
 	}
