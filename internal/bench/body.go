@@ -15,11 +15,9 @@ type body struct {
 	crc uint32
 }
 
-var castagnoliTemp = crc32.MakeTable(crc32.Castagnoli)
-
 func (b *body) add(p []byte) {
 	b.n += int64(len(p))
-	b.crc = crc32.Update(b.crc, castagnoliTemp, p)
+	b.crc = crc32.Update(b.crc, castagnoli, p)
 }
 
 // check reports content that is not what was wanted.
