@@ -16,6 +16,10 @@ type Input struct {
 	Dest   netip.AddrPort // what the client dialled: on a waypoint, the service's address and port
 	SNI    string         // "" when there is none
 
+	// Token is nil when the request has no valid JWT. An opaque tunnel never has
+	// one.
+	Token *Token
+
 	// HTTP is nil for an opaque tunnel. An ALLOW rule that asks about HTTP then
 	// never matches, and a DENY rule is enforced as if it had not asked: when in
 	// doubt, both refuse. The path has been normalised already.
