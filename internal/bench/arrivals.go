@@ -32,7 +32,7 @@ func (s *schedule) next() time.Duration {
 	} else {
 		s.at = s.n / s.rate // not a sum, which would drift
 	}
-	return time.Duration(math.Min(s.at, math.MaxInt32) * float64(time.Second))
+	return time.Duration(math.Round(math.Min(s.at, math.MaxInt32) * float64(time.Second)))
 }
 
 // A ring is a first-in first-out queue that grows.

@@ -23,9 +23,8 @@ func newRawClient(t *tunnel, s flow.Stream) (client, flow.Receiver) {
 func (c *rawClient) start() { c.t.mayAsk() }
 
 func (c *rawClient) ask(*exchange) {
-	r := &c.t.e.run.requests
-	c.left = r.size
-	c.up = upload{rest: r.content, waiting: c.up.waiting}
+	c.left = c.t.e.load.Size
+	c.up = upload{rest: c.t.e.run.requests.content, waiting: c.up.waiting}
 	c.pump()
 }
 

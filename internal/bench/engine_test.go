@@ -25,7 +25,7 @@ func newRig(t *testing.T, l Load, tunnels int) *rig {
 	rn.speak = func(tn *tunnel, _ flow.Stream) (client, flow.Receiver) {
 		return &fakeClient{t: tn, rig: r}, deaf{}
 	}
-	rn.want = newWant(&l)
+	rn.want = newWant(l.Size)
 	rn.closed.Store(int64(tunnels))
 	rn.unmet.Store(1)
 	rn.busy.Store(1)

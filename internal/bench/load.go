@@ -44,7 +44,8 @@ const (
 	maxTunnels     = 10_000
 	maxConcurrency = 1000
 	maxLoops       = 64
-	maxContent     = 1<<31 - 1 // 2 GiB less a byte: a gRPC message's length has to fit
+	maxContent     = 1<<31 - 1 // 2 GiB less a byte
+	maxSend        = 64 << 20  // 64 MiB: it is kept in memory, once
 	maxRate        = 10e6
 )
 
@@ -107,7 +108,8 @@ type Load struct {
 	Headers []string `json:"headers,omitempty"`
 
 	// Size is how many bytes of content a response is to have, and Send, how many
-	// a request has.
+	// a request has. With a Size the content is checked; without one the server
+	// may send what it likes, except that raw and connect want a byte.
 	Size int64 `json:"size"`
 	Send int64 `json:"send"`
 
@@ -178,6 +180,9 @@ func (l Load) withDefaults() Load {
 	set(&l.Host, "items")
 	set(&l.Path, "/")
 	set(&l.Duration, 10*time.Second)
+	if l.Protocol == speakRaw || l.Protocol == speakConnect {
+		set(&l.Size, 1)
+	}
 	l.Conns = min(l.Conns, l.Tunnels)
 	l.Loops = min(l.Loops, l.Tunnels)
 	if l.Transport == overHBONE && l.Protocol != speakConnect {
@@ -237,7 +242,7 @@ func (l Load) Check() error {
 	within("concurrency", int64(l.Concurrency), 1, maxConcurrency)
 	within("loops", int64(l.Loops), 1, maxLoops)
 	within("size", l.Size, 0, maxContent)
-	within("send", l.Send, 0, maxContent)
+	within("send", l.Send, 0, maxSend)
 	bad(!(l.Rate >= 0 && l.Rate <= maxRate), "rate", "%v is not 0 to %.0f", l.Rate, maxRate)
 	bad(l.Duration < 0, "duration", "%v is negative", l.Duration)
 	bad(l.Warmup < 0, "warmup", "%v is negative", l.Warmup)
@@ -246,6 +251,11 @@ func (l Load) Check() error {
 
 	streams := l.Protocol == speakGRPC || l.Protocol == speakGRPCStream
 	bad(l.Concurrency > 1 && !streams, "concurrency", "a tunnel of --protocol %s has one exchange at a time", l.Protocol)
+	if streams {
+		within("size", l.Size, 0, maxMessage-64) // less what is around it
+		within("send", l.Send, 0, maxMessage-64)
+	}
+	bad(l.Protocol == speakRaw && l.Size >= maxRaw, "size", "%d is not less than %d, which is the most that --protocol raw knows", l.Size, maxRaw)
 	bad(l.Hold && l.Rate > 0, "hold", "leaves tunnels idle, so that there is no --rate")
 	bad(l.Hold && l.Requests > 0, "hold", "makes one exchange on each tunnel, whatever --requests says")
 	bad(l.Hold && l.Protocol == speakConnect, "hold", "--protocol connect leaves nothing open")

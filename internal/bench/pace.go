@@ -10,7 +10,8 @@ import (
 // A pacer posts the arrivals of an open loop to the engines in turn, each when
 // it is due. It has a thread of its own; see [sleepUntil].
 type pacer struct {
-	epoch   time.Time // what the schedule counts from
+	epoch   time.Time     // what arrivals are counted from
+	begin   time.Duration // when the schedule begins
 	arrive  *schedule
 	inboxes []*inbox
 	stopped atomic.Bool
@@ -20,9 +21,9 @@ type pacer struct {
 // longestSleep bounds how long a pacer that is stopped goes on sleeping.
 const longestSleep = 50 * time.Millisecond
 
-// start begins the schedule at epoch.
-func (p *pacer) start(epoch time.Time) {
-	p.epoch = epoch
+// start begins the schedule, so long after epoch.
+func (p *pacer) start(epoch time.Time, begin time.Duration) {
+	p.epoch, p.begin = epoch, begin
 	p.done.Add(1)
 	go p.run()
 }
@@ -36,7 +37,7 @@ func (p *pacer) run() {
 	defer p.done.Done()
 	runtime.LockOSThread() // and never unlocked: the thread ends with us
 	clock := newAlarm(p.epoch)
-	due, to := p.arrive.next(), 0
+	due, to := p.begin+p.arrive.next(), 0
 	for !p.stopped.Load() {
 		now := time.Since(p.epoch)
 		if due > now {
@@ -48,7 +49,7 @@ func (p *pacer) run() {
 			if to++; to == len(p.inboxes) {
 				to = 0
 			}
-			due = p.arrive.next()
+			due = p.begin + p.arrive.next()
 		}
 		for _, in := range p.inboxes {
 			in.post()

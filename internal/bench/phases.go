@@ -25,7 +25,7 @@ func (r *run) do(ctx context.Context) (*Result, error) {
 	from := time.Since(r.epoch)
 	r.each(func(_ int, e *engine) { e.begin() })
 	if pace != nil {
-		pace.start(r.epoch.Add(from))
+		pace.start(r.epoch, from)
 	}
 	switch {
 	case l.Hold:

@@ -7,14 +7,13 @@ import (
 	"github.com/waystone-mesh/waystone/internal/l7"
 )
 
-// requests are what is asked, made once: the head of an HTTP/1.1 request, the
-// fields of an HTTP/2 one, and what follows them on the wire.
+// requests are what is asked, made once: the head of an HTTP/1.1 request or the
+// fields of an HTTP/2 one, and the content that follows, as it goes on the wire.
 type requests struct {
 	head    l7.Request
 	fields  l7.Fields
 	content []byte
 	crc     string // of what is sent, as the destination answers it
-	size    int64  // of an answer
 }
 
 func newRequests(l *Load) requests {
@@ -26,8 +25,21 @@ func newRequests(l *Load) requests {
 	for _, f := range further {
 		own = own.Del(f.Name)
 	}
-	r := requests{size: l.Size}
-	r.head = l7.Request{Method: l.Method, Authority: l.Host, Path: l.Path, Fields: append(own, further...), Length: l.Send}
+	own = append(own, further...)
+	r := requests{crc: crcText(contentCRC(l.Send))}
+	r.head = l7.Request{Method: l.Method, Authority: l.Host, Path: l.Path, Fields: own, Length: l.Send}
+	switch l.Protocol {
+	case speakHTTP1:
+		r.content = content(l.Send)
+	case speakGRPC:
+		r.call(l, unaryCall, own)
+	case speakGRPCStream:
+		r.call(l, streamingCall, own)
+	case speakWebSocket:
+		r.upgrade(l)
+	default:
+		r.content = append(appendRawHead(nil, l.Send, l.Size), content(l.Send)...)
+	}
 	return r
 }
 
@@ -37,8 +49,12 @@ type speaker func(*tunnel, flow.Stream) (client, flow.Receiver)
 // speakerOf returns the one for a protocol.
 func speakerOf(protocol string) speaker {
 	switch protocol {
-	case speakRaw, speakConnect:
-		return newRawClient
+	case speakHTTP1:
+		return newHTTPClient
+	case speakGRPC, speakGRPCStream:
+		return newGRPCClient
+	case speakWebSocket:
+		return newWebSocketClient
 	}
-	return newHTTPClient
+	return newRawClient
 }

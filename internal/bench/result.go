@@ -110,27 +110,28 @@ func (l latencies) summary() Latency {
 	}
 }
 
-// buckets returns the histogram in steps of a quarter of an octave, from the
-// first that is not empty to the last.
+// buckets returns the histogram in steps of a quarter of an octave, or of a
+// microsecond, from the first that is not empty to the last.
 func (l latencies) buckets() []Bucket {
 	all := []Bucket{}
-	step := 0
+	upTo := int64(1)
 	for _, bar := range l.h.Distribution() {
 		if bar.Count == 0 {
 			continue
 		}
-		for bound(step) < bar.To {
-			if step++; len(all) > 0 {
-				all = append(all, Bucket{UpTo: bound(step)})
+		for upTo < bar.To {
+			upTo = max(upTo+1, int64(math.Round(float64(upTo)*quarter)))
+			if len(all) > 0 {
+				all = append(all, Bucket{UpTo: upTo})
 			}
 		}
 		if len(all) == 0 {
-			all = append(all, Bucket{UpTo: bound(step)})
+			all = append(all, Bucket{UpTo: upTo})
 		}
 		all[len(all)-1].Count += bar.Count
 	}
 	return all
 }
 
-// bound returns where the n-th bucket ends.
-func bound(n int) int64 { return int64(math.Round(math.Pow(2, float64(n)/4))) }
+// quarter is a quarter of an octave.
+const quarter = 1.189207115002721 // 2^(1/4)

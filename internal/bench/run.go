@@ -88,7 +88,7 @@ func Run(ctx context.Context, l Load, progress func(Progress)) (*Result, error) 
 
 func newRun(l Load, progress func(Progress)) (_ *run, err error) {
 	r := &run{
-		load: l, epoch: time.Now(), source: l.source, progress: progress, requests: newRequests(&l), speak: speakerOf(l.Protocol), want: newWant(&l),
+		load: l, epoch: time.Now(), source: l.source, progress: progress, requests: newRequests(&l), speak: speakerOf(l.Protocol), want: newWant(l.Size),
 		open: make(chan struct{}), failure: make(chan error, 1), met: make(chan struct{}), quiet: make(chan struct{}),
 	}
 	// Check has seen to it that these can be read.

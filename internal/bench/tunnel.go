@@ -206,14 +206,19 @@ func (t *tunnel) overdue(now time.Duration) bool {
 
 // got takes content of x's answer.
 func (x *exchange) got(p []byte) {
+	x.body.add(p)
+	x.arrived(len(p))
+}
+
+// arrived has n bytes of x's answer credited: now or, for a slow reader, later.
+func (x *exchange) arrived(n int) {
 	e := x.tunnel.e
 	x.heard = e.batch()
-	x.body.add(p)
-	e.received += int64(len(p))
+	e.received += int64(n)
 	if e.load.ReadRate == 0 {
-		x.tunnel.client.credit(x, len(p))
+		x.tunnel.client.credit(x, n)
 	} else {
-		x.owed += len(p)
+		x.owed += n
 	}
 }
 
