@@ -1,0 +1,5 @@
+package main
+
+func waystoneWaypoint(_ *env) system { return system{} }
+
+func waystoneTunnels(_ *env) system { return system{} }
