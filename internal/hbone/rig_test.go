@@ -109,7 +109,7 @@ func newRig(t testing.TB, n *memnet.Net, ln net.Listener, o rigOptions) *rig {
 
 func (r *rig) group() *loop.Group {
 	r.t.Helper()
-	g, err := loop.NewGroup(1, loop.Options{Portable: r.net != nil})
+	g, err := loop.NewGroup(1, loop.Options{Portable: r.net != nil, CryptoTLS: *cryptoTLS})
 	if err != nil {
 		r.t.Fatal(err)
 	}

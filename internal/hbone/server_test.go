@@ -234,7 +234,7 @@ func TestShutdownUnderLoad(t *testing.T) {
 // TestServerSpreadsItsConnections has a server of several loops: the
 // connections are on the loops that it was given.
 func TestServerSpreadsItsConnections(t *testing.T) {
-	g, err := loop.NewGroup(3, loop.Options{Lead: -1})
+	g, err := loop.NewGroup(3, loop.Options{Lead: -1, CryptoTLS: *cryptoTLS})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -48,6 +48,7 @@ func bubble(t *testing.T, f func(e *env)) {
 
 func newEnv(t *testing.T, o Options, mem *memnet.Net, f func(*env)) {
 	before := bufs.InUse()
+	o.CryptoTLS = o.CryptoTLS || *cryptoTLS
 	g, err := NewGroup(1, o)
 	if err != nil {
 		t.Fatal(err)

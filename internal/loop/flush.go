@@ -57,7 +57,7 @@ func (s *Socket) write() bool {
 	if s.shut || s.alert {
 		return true
 	}
-	if s.tls != nil {
+	if s.layer != nil {
 		return s.writeTLS()
 	}
 	keeper, _ := s.d.(keeper)
@@ -128,6 +128,9 @@ func (s *Socket) release() {
 	s.d = nil
 	s.out.Clear()
 	s.held.Clear()
+	if s.layer != nil {
+		s.layer.Clear()
+	}
 	if d != nil {
 		d.Closed(s.cause)
 	}

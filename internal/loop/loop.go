@@ -14,6 +14,10 @@
 // socket has one goroutine that reads and one that writes. TLS, timers and
 // drivers run on the loop in both.
 //
+// TLS is crypto/tls up to the end of the handshake, and package record after it:
+// records are opened to where drivers receive them, and sealed where they are
+// written from. Options.CryptoTLS leaves them to crypto/tls.
+//
 // Nothing may block on a loop. A handshake, a dial, a call to the world runs on
 // a goroutine of its own, which posts its result with Do.
 package loop
@@ -22,6 +26,8 @@ import (
 	"errors"
 	"sync"
 	"time"
+
+	"github.com/waystone-mesh/waystone/internal/record"
 )
 
 // ErrClosed is what drivers are told when their Group closes.
@@ -63,6 +69,8 @@ type Loop struct {
 	slow   time.Duration
 	done   chan struct{}  // closed when run has returned
 	wires  sync.WaitGroup // the goroutines of sockets without a descriptor
+
+	cryptoTLS bool // Options.CryptoTLS
 
 	// Guarded by mu.
 	mu      sync.Mutex
@@ -119,7 +127,7 @@ func newLoop(p poller, slow time.Duration) *Loop {
 		slow:   slow,
 		done:   make(chan struct{}),
 		in:     make([]byte, readSize+maxRecord),
-		plain:  make([]byte, plainSize),
+		plain:  make([]byte, plainSize+record.Room-record.MaxContent),
 		sealed: make([]byte, 0, 2*sealSize+4<<10),
 	}
 	l.now = l.epoch

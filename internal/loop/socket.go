@@ -34,9 +34,9 @@ type Socket struct {
 	// Immutable once adopted.
 	local, remote netip.AddrPort
 	nc            net.Conn // taken over by the wire
-	tls           *tls.Conn
 	state         tls.ConnectionState
-	rec           *records // beneath tls
+	layer         layer // nil: not TLS
+	stock         layer // crypto/tls, until the loop has chosen
 
 	// Owned by the loop.
 	loop   *Loop
@@ -47,6 +47,7 @@ type Socket struct {
 	index  int        // in loop.sockets
 	most   int        // how much to read at a time; 0: no limit
 	cause  error      // for Closed
+	lost   error      // what the wire said after what was read of it, to TLS
 	ended  error      // TLS has nothing more to say, which has not been told yet
 	timer  *Timer     // while closing
 	phase  phase
@@ -104,7 +105,7 @@ func (s *Socket) Resume() {
 	}
 	s.paused = false
 	s.mark()
-	if s.phase == open && (s.held.Len() > 0 || s.ended != nil || s.w != nil && s.w.more()) {
+	if s.phase == open && (s.held.Len() > 0 || s.lost != nil || s.ended != nil || s.w != nil && s.w.more()) {
 		s.loop.again(s)
 	}
 }
@@ -171,6 +172,9 @@ func (s *Socket) drop() {
 	}
 	_ = s.nc.Close()
 	s.held.Clear()
+	if s.layer != nil {
+		s.layer.Clear()
+	}
 }
 
 // expired ends a Close that took too long.
@@ -197,8 +201,8 @@ func (s *Socket) start() {
 	if s.w = s.loop.poller.open(s); s.w == nil {
 		s.w = newGoWire(s)
 	}
-	if s.rec != nil {
-		s.rec.nc = nil
+	if s.layer != nil {
+		s.choose(s.loop.cryptoTLS)
 	}
 	s.nc = nil
 	if s.held.Len() > 0 {
@@ -234,7 +238,7 @@ func (s *Socket) readable() {
 			return
 		}
 		k, more := 0, false
-		if s.tls != nil {
+		if s.layer != nil {
 			k, more = s.readTLS()
 		} else {
 			k, more = s.readPlain()

@@ -3,6 +3,7 @@ package record
 import (
 	"bytes"
 	"crypto/tls"
+	"errors"
 	"io"
 	"testing"
 )
@@ -89,13 +90,13 @@ func TestAlerts(t *testing.T) {
 			if got, remote := alertOf(err); got != a || !remote {
 				t.Errorf("alert %d, level %d: %v", a, level, err)
 			}
-			if b, err2 := server.Seal(nil, []byte("x")); len(b) > 0 || err2 != err || len(server.Close(nil)) > 0 || server.Owes() {
+			if b, err2 := server.Seal(nil, []byte("x")); len(b) > 0 || !errors.Is(err2, err) || len(server.Close(nil)) > 0 || server.Owes() {
 				t.Errorf("alert %d: something is said after it, or %v", a, err2)
 			}
 		}
 	}
 	client, server := aesPair(t)
-	if _, err := openAll(server, client.forge(nil, inner(typeAlert, []byte{2, 0}, 0))); err != io.EOF {
+	if _, err := openAll(server, client.forge(nil, inner(typeAlert, []byte{2, 0}, 0))); !errors.Is(err, io.EOF) {
 		t.Errorf("close_notify of level 2: %v", err)
 	}
 }

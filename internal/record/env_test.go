@@ -103,13 +103,13 @@ func wantRefused(t testing.TB, c, peer *Conn, err error, a tls.AlertError) {
 		t.Fatal("the peer is not told")
 	}
 	said, serr := c.Seal(nil, []byte("never to be seen"))
-	if serr != err {
+	if !errors.Is(serr, err) {
 		t.Errorf("Seal: %v", serr)
 	}
 	if more, _ := c.Seal(nil, []byte("neither")); len(more) > 0 || len(c.Close(nil)) > 0 || c.Owes() {
 		t.Error("something is said after the alert")
 	}
-	if _, _, again := c.Open(make([]byte, Room), mustSeal(t, peer, []byte("more"))); again != err {
+	if _, _, again := c.Open(make([]byte, Room), mustSeal(t, peer, []byte("more"))); !errors.Is(again, err) {
 		t.Errorf("then Open: %v", again)
 	}
 	got, perr := openAll(peer, said)
@@ -188,7 +188,7 @@ func (e *end) receive(p []byte) {
 		n, used, err := 0, 0, error(nil)
 		if e.own == nil {
 			before := len(e.in)
-			if n, err = e.tls.Read(buf); err == error(errNone) {
+			if n, err = e.tls.Read(buf); errors.Is(err, errNone) {
 				err = nil
 			}
 			used = before - len(e.in)

@@ -3,6 +3,7 @@ package record
 import (
 	"bytes"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -59,7 +60,7 @@ func talk(t *testing.T, clientOwn, serverOwn bool, rnd *rand.Rand) {
 		b.move(a, max(most, len(b.out)/500))
 	}
 	for from, to := range map[*end]*end{a: b, b: a} {
-		if !bytes.Equal(to.got, sent[from]) || to.err != io.EOF {
+		if !bytes.Equal(to.got, sent[from]) || !errors.Is(to.err, io.EOF) {
 			t.Fatalf("got %d bytes of %d, %v", len(to.got), len(sent[from]), to.err)
 		}
 	}
@@ -233,10 +234,10 @@ func FuzzOpen(f *testing.F) {
 				if n != 0 || used != 0 {
 					t.Fatalf("%d, %d and %v", n, used, err)
 				}
-				if _, remote := alertOf(err); err != io.EOF && server.Owes() == remote {
+				if _, remote := alertOf(err); !errors.Is(err, io.EOF) && server.Owes() == remote {
 					t.Fatalf("after %v something is owed: %t", err, server.Owes())
 				}
-				if _, _, again := server.Open(dst, src); again != err {
+				if _, _, again := server.Open(dst, src); !errors.Is(again, err) {
 					t.Fatalf("%v, then %v", err, again)
 				}
 				break

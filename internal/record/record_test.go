@@ -53,7 +53,7 @@ func TestVectors(t *testing.T) {
 		t.Errorf("sealed\n%x, want\n%x", got, want)
 	}
 	got, err := openAll(New(state, &s, true), want)
-	if !bytes.Equal(got, content) || err != io.EOF {
+	if !bytes.Equal(got, content) || !errors.Is(err, io.EOF) {
 		t.Errorf("opened %x, %v", got, err)
 	}
 }
@@ -201,11 +201,11 @@ func TestClose(t *testing.T) {
 	if again := client.Close(nil); len(again) > 0 {
 		t.Error("close_notify is sent twice")
 	}
-	if b, err := client.Seal(nil, []byte("late")); len(b) > 0 || err != ErrEnded {
+	if b, err := client.Seal(nil, []byte("late")); len(b) > 0 || !errors.Is(err, ErrEnded) {
 		t.Errorf("Seal after Close: %d bytes, %v", len(b), err)
 	}
 	got, err := openAll(server, append(p, "whatever"...))
-	if string(got) != "bye" || err != io.EOF {
+	if string(got) != "bye" || !errors.Is(err, io.EOF) {
 		t.Errorf("%q, %v", got, err)
 	}
 	// The other direction is open.
