@@ -1,0 +1,195 @@
+package program
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/waystone-mesh/waystone/internal/bench"
+)
+
+// Bench returns the commands that load a mesh and answer the load.
+func Bench() *cobra.Command {
+	c := &cobra.Command{
+		Use:   "bench",
+		Short: "Load a waypoint, a node tunnel or a destination, and measure it",
+		Long: `Load a waypoint, a node tunnel or a destination, and measure it: "load" asks and
+"dest" answers. Content is checked by its CRC-32C at both ends.`,
+	}
+	c.AddCommand(benchLoad(), benchDest())
+	return c
+}
+
+func benchLoad() *cobra.Command {
+	var (
+		l     bench.Load
+		quiet bool
+		out   string
+	)
+	c := &cobra.Command{
+		Use:   "load --identity SOURCE --peer NS/SA [flags]",
+		Short: "Ask, and say how long the answers took",
+		Long: `Ask, and say how long the answers took: over HBONE, plain TCP or a node tunnel's
+SOCKS5; HTTP/1.1, gRPC, WebSocket or raw bytes.
+
+Without --rate every tunnel asks again as soon as it is answered (a closed loop):
+that says what there is room for. With --rate requests come when they are due,
+whatever the answers do (an open loop), and their latency counts from then: that
+says what users would feel.`,
+	}
+	set := c.Flags()
+	define(set, &l.Connect, "connect", "ADDRESS", "127.0.0.1:15008", parseText, "where the proxy listens, or the destination itself")
+	define(set, &l.Transport, "transport", "NAME", "hbone", parseText, "hbone, tcp or socks5")
+	define(set, &l.Authority, "authority", "ADDRESS", "10.96.0.10:80", parseText, "what to ask the proxy for")
+	define(set, &l.Identity, "identity", "SOURCE", "", parseText, "where certificates come from, as the proxies' flag")
+	define(set, &l.As, "as", "NS/SA", "default/client", parseText, "who we are")
+	define(set, &l.TrustDomain, "trust-domain", "NAME", "cluster.local", parseText, "our trust domain")
+	define(set, &l.Peers, "peer", "NS/SA[,…]", "", parseList, "whose certificate the proxy may have")
+	define(set, &l.Protocol, "protocol", "NAME", "http1", parseText, "http1, grpc, grpc-stream, websocket, raw, or connect: each request is a connection of its own")
+	define(set, &l.Conns, "conns", "NUMBER", "4", parseNumber, "HBONE connections, 1 to 1000")
+	define(set, &l.Tunnels, "tunnels", "NUMBER", "64", parseNumber, "tunnels on them in all, 1 to 10000")
+	define(set, &l.Concurrency, "concurrency", "NUMBER", "1", parseNumber, "exchanges at a time in each tunnel: gRPC's")
+	define(set, &l.Loops, "loops", "NUMBER", "1", parseNumber, "cores that the generator may use")
+	define(set, &l.Rate, "rate", "NUMBER", "0", parseRate, "requests per second in all; 0 is a closed loop")
+	define(set, &l.Arrival, "arrival", "NAME", "uniform", parseText, "how they are spread: uniform or poisson")
+	define(set, &l.Method, "method", "NAME", "", parseText, "of the requests (default GET, and POST with --send)")
+	define(set, &l.Host, "host", "NAME", "items", parseText, "the Host field")
+	define(set, &l.Path, "path", "PATH", "/", parseText, "the target")
+	set.StringArrayVar(&l.Headers, "header", nil, `a further field, "name: value"; may be given again`)
+	define(set, &l.Size, "size", "BYTES", "0", parseBytes, "content of a response: 64KiB, 1MiB")
+	define(set, &l.Send, "send", "BYTES", "0", parseBytes, "content of a request")
+	define(set, &l.Duration, "duration", "DURATION", "10s", parseDuration, "of the measured part")
+	define(set, &l.Warmup, "warmup", "DURATION", "1s", parseDuration, "load before that")
+	define(set, &l.Requests, "requests", "NUMBER", "0", parseCount, "end after so many; 0 is never")
+	define(set, &l.ReadRate, "read-rate", "BYTES", "0", parseBytes, "bytes per second that are read from each tunnel; 0 is all")
+	define(set, &l.Hold, "hold", "bool", "false", parseBool, "ask once on each tunnel, and leave them idle")
+	define(set, &out, "json", "FILE", "", parseText, "write the result there; - is standard output, and nothing else then is")
+	define(set, &quiet, "quiet", "bool", "false", parseBool, "no progress")
+	return command(c, func(c *cobra.Command) error {
+		if err := l.Check(); err != nil {
+			return err
+		}
+		screen := bench.NewScreen(c.ErrOrStderr(), !quiet && isTerminal(os.Stderr))
+		result, err := bench.Run(c.Context(), l, screen.Progress)
+		screen.Clear()
+		if result == nil {
+			return err
+		}
+		if c.Context().Err() != nil {
+			err = nil // ended early, as was asked: there is a result all the same
+		}
+		if out != "-" {
+			fmt.Fprint(c.OutOrStdout(), result.String())
+		}
+		if out != "" {
+			if werr := writeTo(out, c.OutOrStdout(), result.JSON()); werr != nil {
+				return fmt.Errorf("flag --json: %w", werr)
+			}
+		}
+		return err
+	})
+}
+
+func benchDest() *cobra.Command {
+	var (
+		d   bench.Destination
+		out string
+	)
+	c := &cobra.Command{
+		Use:   "dest --identity SOURCE [flags]",
+		Short: "Answer the load, until interrupted",
+		Long: `Answer the load, until interrupted; then say what was served. HTTP/1.1, HTTP/2,
+gRPC (grpc.testing.BenchmarkService), WebSocket and raw bytes are told apart by
+their first bytes. The request field x-bench-size says how long an answer is to be.`,
+	}
+	set := c.Flags()
+	define(set, &d.Listen, "listen", "ADDRESS", "127.0.0.1:15008", parseText, "where to listen")
+	define(set, &d.Transport, "transport", "NAME", "hbone", parseText, "hbone or tcp")
+	define(set, &d.Identity, "identity", "SOURCE", "", parseText, "where certificates come from, as the proxies' flag")
+	define(set, &d.As, "as", "NS/SA", "default/items", parseText, "who we are")
+	define(set, &d.TrustDomain, "trust-domain", "NAME", "cluster.local", parseText, "our trust domain")
+	define(set, &d.Loops, "loops", "NUMBER", "1", parseNumber, "cores that it may use")
+	define(set, &d.Status, "status", "NUMBER", "200", parseNumber, "of the answers to HTTP")
+	define(set, &d.Delay, "delay", "DURATION", "0s", parseDuration, "before an answer to HTTP/1.1")
+	define(set, &out, "json", "FILE", "", parseText, "write what was served there too")
+	return command(c, func(c *cobra.Command) error {
+		served, err := d.Serve(c.Context(), func(a net.Addr) { fmt.Fprintf(c.ErrOrStderr(), "listening on %s\n", a) })
+		if served == nil {
+			return err
+		}
+		fmt.Fprint(c.OutOrStdout(), served.String())
+		if out != "" {
+			if werr := writeTo(out, c.OutOrStdout(), served.JSON()); werr != nil {
+				return fmt.Errorf("flag --json: %w", werr)
+			}
+		}
+		return ignoreEnd(c.Context(), err)
+	})
+}
+
+// ignoreEnd returns err unless it is that ctx has ended.
+func ignoreEnd(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
+}
+
+// writeTo writes to a file, or to out if its name is "-".
+func writeTo(name string, out io.Writer, p []byte) error {
+	if name == "-" {
+		_, err := out.Write(p)
+		return err
+	}
+	return os.WriteFile(name, p, 0o644)
+}
+
+// isTerminal reports whether somebody looks at f.
+func isTerminal(f *os.File) bool {
+	info, err := f.Stat()
+	return err == nil && info.Mode()&os.ModeCharDevice != 0
+}
+
+func parseRate(s string) (float64, error) {
+	n, err := strconv.ParseFloat(s, 64)
+	if err != nil {
+		return 0, errors.New("is not a number")
+	}
+	return n, nil
+}
+
+func parseNumber(s string) (int, error) {
+	n, err := parseCount(s)
+	return int(n), err
+}
+
+func parseCount(s string) (int64, error) {
+	n, err := strconv.ParseInt(s, 10, 64)
+	if err != nil {
+		return 0, errors.New("is not a number")
+	}
+	return n, nil
+}
+
+// parseBytes reads a number of bytes, with KiB, MiB or GiB after it or not.
+func parseBytes(s string) (int64, error) {
+	shift := 0
+	number := s
+	for unit, by := range map[string]int{"KiB": 10, "MiB": 20, "GiB": 30} {
+		if n, ok := strings.CutSuffix(s, unit); ok {
+			number, shift = n, by
+		}
+	}
+	n, err := strconv.ParseInt(number, 10, 64)
+	if err != nil || n < 0 || n > 1<<62>>shift {
+		return 0, errors.New("is not a number of bytes: write 1024 or 64KiB")
+	}
+	return n << shift, nil
+}
