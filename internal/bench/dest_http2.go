@@ -111,8 +111,14 @@ func (c *http2Served) Sent(s *h2.Stream, n int) {
 }
 
 func (c *http2Served) Reset(s *h2.Stream, err error) {
-	if k, ok := s.Value.(*callServed); ok && !k.over {
-		k.over = true
+	k, ok := s.Value.(*callServed)
+	if !ok || k.over {
+		return
+	}
+	k.over = true
+	// A stream of messages that was given up between two of them was not needed
+	// any more.
+	if k.kind != streaming || k.in.within() || k.out.left > 0 || len(k.wanted) > 0 {
 		c.p.failed(err)
 	}
 }
