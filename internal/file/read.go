@@ -7,8 +7,11 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/waystone-mesh/waystone/internal/config"
@@ -108,12 +111,21 @@ func (s *Source) look(store *config.Store, names []string, named map[string]bool
 		}
 	}
 	swapped := named["..data"] // a ConfigMap's mount: every file is another now
+	var fresh contents
 	for _, name := range names {
-		did, soon := s.read(name, swapped || named[filepath.Base(name)])
+		c, failed, soon := s.read(name, swapped || named[filepath.Base(name)])
 		again = again || soon
-		if did {
+		if failed {
 			changed++
 		}
+		if c != nil {
+			fresh.all = append(fresh.all, c)
+		}
+	}
+	fresh.decode()
+	for _, c := range fresh.all {
+		s.take(c)
+		changed++
 	}
 	if changed == 0 && !anyway {
 		return again
@@ -131,35 +143,66 @@ func (s *Source) look(store *config.Store, names []string, named map[string]bool
 	return again
 }
 
-// read reads one file if it may have changed, and reports whether it has.
-func (s *Source) read(name string, named bool) (changed, again bool) {
+// A content is what is in a file that has changed.
+type content struct {
+	name  string
+	data  []byte
+	stamp stamp
+	sum   [sha256.Size]byte
+	file  *manifest.File // what data says
+}
+
+// contents are decoded side by side: that is most of the time that a program with
+// a hundred services takes to start.
+type contents struct {
+	all  []*content
+	next atomic.Int64
+}
+
+func (c *contents) decode() {
+	var decoders sync.WaitGroup
+	for range min(len(c.all), runtime.GOMAXPROCS(0)) {
+		decoders.Go(c.decodeNext)
+	}
+	decoders.Wait()
+}
+
+// decodeNext decodes what is left.
+func (c *contents) decodeNext() {
+	for i := int(c.next.Add(1)) - 1; i < len(c.all); i = int(c.next.Add(1)) - 1 {
+		c.all[i].file = manifest.Decode(c.all[i].name, c.all[i].data)
+	}
+}
+
+// read reads one file if it may have changed, and returns what is in it if it
+// has. It reports whether it failed for a new reason, and whether to look again
+// soon.
+func (s *Source) read(name string, named bool) (c *content, failed, again bool) {
 	old := s.files[name]
 	info, err := os.Stat(name)
 	if err != nil {
-		return s.failed(name, err), false
+		return nil, s.failed(name, err), false
 	}
 	at := stamp{info.ModTime(), info.Size()}
 	if old != nil && old.stamp == at && !named && !old.empty {
-		return false, false
+		return nil, false, false
 	}
 	data, err := os.ReadFile(name)
 	if err != nil {
-		return s.failed(name, err), false
+		return nil, s.failed(name, err), false
 	}
 	// A file that is suddenly empty is about to be written, most likely. To
 	// believe it at once would take every policy in it out of force meanwhile.
 	if len(data) == 0 && old != nil && len(old.objects) > 0 && !old.empty {
 		old.empty = true
-		return false, true
+		return nil, false, true
 	}
 	sum := sha256.Sum256(data)
 	if old != nil && old.sum == sum {
 		old.stamp, old.empty = at, false
-		return false, false
+		return nil, false, false
 	}
-	s.files[name] = s.decode(name, data, old)
-	s.files[name].stamp, s.files[name].sum = at, sum
-	return true, false
+	return &content{name: name, data: data, stamp: at, sum: sum}, false, false
 }
 
 // failed notes a file that is there but cannot be read: it keeps its objects.
@@ -177,9 +220,10 @@ func (s *Source) failed(name string, err error) bool {
 	return true
 }
 
-func (s *Source) decode(name string, data []byte, old *read) *read {
-	f := manifest.Decode(name, data)
-	r := &read{objects: map[mesh.Key]*manifest.Object{}, errs: f.Errors}
+// take makes c, decoded, what the file was last read as.
+func (s *Source) take(c *content) {
+	f, old := c.file, s.files[c.name]
+	r := &read{stamp: c.stamp, sum: c.sum, objects: map[mesh.Key]*manifest.Object{}, errs: f.Errors}
 	for _, o := range f.Objects {
 		if before, twice := r.objects[o.Key]; twice {
 			r.errs = append(r.errs, twiceError(o, before))
@@ -200,7 +244,7 @@ func (s *Source) decode(name string, data []byte, old *read) *read {
 			s.o.Logger.Warn("config: kind is not read", "kind", u.Kind, "name", u.Name, "file", u.File, "line", u.Line)
 		}
 	}
-	return r
+	s.files[c.name] = r
 }
 
 // twiceError names both places of an object that is there twice.

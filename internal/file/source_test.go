@@ -136,7 +136,7 @@ func pod(name, ip string) string {
 	return "apiVersion: v1\nkind: Pod\nmetadata: {name: " + name + "}\nspec: {nodeName: n1, containers: []}\nstatus: {podIP: " + ip + ", conditions: [{type: Ready, status: \"True\"}]}\n"
 }
 
-func put(t *testing.T, dir, name, text string) {
+func put(t testing.TB, dir, name, text string) {
 	t.Helper()
 	if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
 		t.Fatal(err)
