@@ -168,6 +168,7 @@ func (p *process) reopen() error {
 // was has been read. The source goes on until the data path has drained.
 func (p *process) feed() error {
 	done := p.ready.Task("configuration")
+	defer postponeGC()()
 	var ctx context.Context
 	ctx, p.feeding = context.WithCancel(context.WithoutCancel(p.ctx))
 	p.group.Go(func() error { return p.source.Run(ctx, p.store) })
