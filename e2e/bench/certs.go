@@ -8,6 +8,7 @@ import (
 	"encoding/pem"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/waystone-mesh/waystone/internal/identity"
 )
@@ -49,7 +50,7 @@ func newCertificates(dir string) (*certificates, error) {
 	if err != nil {
 		return nil, err
 	}
-	return c, os.WriteFile(c.root(), root, 0o644)
+	return c, os.WriteFile(c.Root(), root, 0o644)
 }
 
 func (c *certificates) write(account string, cert *tls.Certificate) error {
@@ -62,13 +63,13 @@ func (c *certificates) write(account string, cert *tls.Certificate) error {
 		_ = pem.Encode(chain, &pem.Block{Type: "CERTIFICATE", Bytes: der}) // a Buffer takes everything
 	}
 	secret := pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: key})
-	if err := os.MkdirAll(filepath.Dir(c.cert(account)), 0o755); err != nil {
+	if err := os.MkdirAll(filepath.Dir(c.Cert(account)), 0o755); err != nil {
 		return err
 	}
 	for path, text := range map[string][]byte{
-		c.cert(account): chain.Bytes(),
-		c.key(account):  secret,
-		c.both(account): append(chain.Bytes(), secret...),
+		c.Cert(account): chain.Bytes(),
+		c.Key(account):  secret,
+		c.Both(account): slices.Concat(chain.Bytes(), secret),
 	} {
 		if err := os.WriteFile(path, text, 0o600); err != nil {
 			return err
@@ -80,13 +81,17 @@ func (c *certificates) write(account string, cert *tls.Certificate) error {
 // source is how our own programs are told of the certificates.
 func (c *certificates) source() string { return "files:" + c.dir }
 
-func (c *certificates) root() string { return filepath.Join(c.dir, "root-cert.pem") }
+// Root is the file of the CA's certificate.
+func (c *certificates) Root() string { return filepath.Join(c.dir, "root-cert.pem") }
 
-func (c *certificates) cert(account string) string { return c.path(account, "cert.pem") }
-func (c *certificates) key(account string) string  { return c.path(account, "key.pem") }
+// Cert is the file of an account's certificate.
+func (c *certificates) Cert(account string) string { return c.path(account, "cert.pem") }
 
-// both is the certificate and the key in one file, as HAProxy wants them.
-func (c *certificates) both(account string) string { return c.path(account, "both.pem") }
+// Key is beside Cert.
+func (c *certificates) Key(account string) string { return c.path(account, "key.pem") }
+
+// Both is the certificate and the key in one file, as HAProxy wants them.
+func (c *certificates) Both(account string) string { return c.path(account, "both.pem") }
 
 func (c *certificates) path(account, file string) string {
 	return filepath.Join(c.dir, "default", account, file)

@@ -29,6 +29,7 @@ type env struct {
 	certs       *certificates
 	destination destination
 	loops       int // loops, workers or threads of a system; 1 unless a scenario says otherwise
+	services    int // that there are in the mesh besides those that are asked for
 
 	family *family
 	made   *atomic.Uint32 // addresses and directories given out
@@ -36,8 +37,8 @@ type env struct {
 
 // A destination is where requests end. Whoever starts it has it listen there.
 type destination struct {
-	hbone netip.AddrPort // HBONE, as account server
-	plain netip.AddrPort // plain TCP
+	HBONE netip.AddrPort // as account server
+	Plain netip.AddrPort // plain TCP
 }
 
 // newEnv makes what a run needs. Our own programs are in bin, everything else is
@@ -51,8 +52,8 @@ func newEnv(dir, bin string) (*env, error) {
 	if e.certs, err = newCertificates(filepath.Join(dir, "certs")); err != nil {
 		return nil, err
 	}
-	e.destination.hbone = netip.AddrPortFrom(e.address(), portHBONE)
-	e.destination.plain = netip.AddrPortFrom(e.address(), 8080)
+	e.destination.HBONE = netip.AddrPortFrom(e.address(), portHBONE)
+	e.destination.Plain = netip.AddrPortFrom(e.address(), 8080)
 	e.family = newFamily()
 	return e, nil
 }

@@ -204,3 +204,28 @@ func fetch(ctx context.Context, url string) ([]byte, error) {
 	}
 	return answer(req)
 }
+
+// run returns what a program writes, at most for a few seconds.
+func run(program string, args ...string) (string, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	text, err := exec.CommandContext(ctx, program, args...).CombinedOutput()
+	return string(text), err
+}
+
+// onPath reports why a program of a Debian package cannot be run, or "".
+func onPath(program, debian string) string {
+	if _, err := lookPath(program); err != nil {
+		return program + " is not installed: apt-get install " + debian
+	}
+	return ""
+}
+
+// lookPath also looks where Debian keeps daemons, which is not on everybody's path.
+func lookPath(program string) (string, error) {
+	path, err := exec.LookPath(program)
+	if err != nil {
+		path, err = exec.LookPath("/usr/sbin/" + program)
+	}
+	return path, err
+}

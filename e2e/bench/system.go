@@ -48,6 +48,9 @@ const (
 	httpAuthority = "10.96.0.10:80"
 	grpcAuthority = "10.96.0.10:81"
 	tcpAuthority  = "10.96.0.11:82"
+
+	// plainAuthority is what node tunnels reach the plain destination by.
+	plainAuthority = "10.96.0.20:83"
 )
 
 // to returns the authority for one of the generator's protocols: a waypoint has a
