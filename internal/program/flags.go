@@ -188,6 +188,17 @@ func parseLoops(s string) (int, error) {
 	return int(n), nil
 }
 
+// parseRecords reads who protects TLS records.
+func parseRecords(s string) (cryptoTLS bool, err error) {
+	switch s {
+	case "own":
+		return false, nil
+	case "crypto/tls":
+		return true, nil
+	}
+	return false, errors.New("is neither own nor crypto/tls")
+}
+
 // parseListen reads an address to listen on. The host may be empty, but no name:
 // a name may have several addresses.
 func parseListen(s string) (string, error) {

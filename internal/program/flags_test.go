@@ -38,6 +38,7 @@ func TestBadFlagsAreNamedWithValueAndReason(t *testing.T) {
 		{"--log-format xml", `flag --log-format: "xml": is neither json nor plain`},
 		{"--access-log-encoding json", `flag --access-log-encoding: "json": is neither JSON nor TEXT`},
 		{"--loops 150%", `flag --loops: "150%": is not a share of the cores`},
+		{"--tls-records kernel", `flag --tls-records: "kernel": is neither own nor crypto/tls`},
 		{"--loops -1", `flag --loops: "-1": is neither a number`},
 		{"--max-connection-age soon", `flag --max-connection-age: "soon": is not a duration`},
 		{"--termination-deadline -5s", `flag --termination-deadline: "-5s": is not a duration`},

@@ -35,6 +35,7 @@ type options struct {
 	sampling  float64
 
 	loops        int
+	cryptoTLS    bool
 	streams      uint32
 	streamWindow uint32
 	connWindow   uint32
@@ -75,6 +76,7 @@ func (o *options) define(set *pflag.FlagSet, p telemetry.Program) {
 	define(set, &o.sampling, "trace-sampling", "PERCENT", "1", parsePercent, "of the requests that come without a decision")
 
 	define(set, &o.loops, "loops", "NUMBER", "0", parseLoops, `how many loops carry traffic, or a share of the cores ("50%"); 0 is one a core`, loopVariables...)
+	define(set, &o.cryptoTLS, "tls-records", "NAME", "own", parseRecords, "who protects TLS records after the handshake: own, or crypto/tls, which needs more memory")
 	define(set, &o.streams, "max-streams", "NUMBER", "200", parseSize, "streams that a peer may have on a connection")
 	define(set, &o.streamWindow, "stream-window", "BYTES", "262144", parseSize, "what a stream may have on its way", "HTTP2_STREAM_WINDOW_SIZE")
 	define(set, &o.connWindow, "connection-window", "BYTES", "1048576", parseSize, "what a connection may have on its way", "HTTP2_CONNECTION_WINDOW_SIZE")

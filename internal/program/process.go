@@ -72,7 +72,7 @@ func (p *process) report(t telemetry.Options) error {
 	if p.log, err = telemetry.NewLog(telemetry.LogOptions{Output: w, JSON: o.logJSON, Level: o.logLevel}); err != nil {
 		return fmt.Errorf("flag --log-level: %q: %w", o.logLevel, err)
 	}
-	if p.loops, err = loop.NewGroup(o.loops, loop.Options{}); err != nil {
+	if p.loops, err = loop.NewGroup(o.loops, loop.Options{CryptoTLS: o.cryptoTLS}); err != nil {
 		return err
 	}
 	live := &living{snapshot: p.snapshot}
