@@ -23,6 +23,10 @@ type Options struct {
 
 	// Slow is from when on a batch counts in Stats.Slow. 0 means 10 ms.
 	Slow time.Duration
+
+	// Hang is from when on a batch counts in Stats.Hangs, and [Group.Watch] tells
+	// of it. 0 means 1 s.
+	Hang time.Duration
 }
 
 // busy is from when on a loop gets no new sockets if another has time to spare:
@@ -34,6 +38,7 @@ type Group struct {
 	// Immutable.
 	loops []*Loop
 	lead  int64
+	hang  time.Duration
 }
 
 // NewGroup starts n loops; 0 means one per core.
@@ -41,21 +46,24 @@ func NewGroup(n int, o Options) (*Group, error) {
 	if n <= 0 {
 		n = runtime.GOMAXPROCS(0)
 	}
-	g := &Group{lead: int64(o.Lead)}
-	if o.Lead == 0 {
-		g.lead = 64
-	}
 	if o.Slow <= 0 {
 		o.Slow = 10 * time.Millisecond
 	}
-	for range n {
+	if o.Hang <= 0 {
+		o.Hang = time.Second
+	}
+	g := &Group{lead: int64(o.Lead), hang: o.Hang}
+	if o.Lead == 0 {
+		g.lead = 64
+	}
+	for i := range n {
 		p, err := newPoller(o.Portable)
 		if err != nil {
 			g.Close()
 			return nil, err
 		}
 		l := newLoop(p, o.Slow)
-		l.cryptoTLS = o.CryptoTLS
+		l.number, l.hang, l.cryptoTLS = i, o.Hang, o.CryptoTLS
 		g.loops = append(g.loops, l)
 		go l.run()
 	}

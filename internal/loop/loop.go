@@ -23,6 +23,7 @@
 package loop
 
 import (
+	"context"
 	"errors"
 	"sync"
 	"time"
@@ -64,9 +65,11 @@ type Flusher interface{ Flush() }
 // running on it.
 type Loop struct {
 	// Immutable.
+	number int // in its Group
 	poller poller
 	epoch  time.Time // Timers count from here
 	slow   time.Duration
+	hang   time.Duration
 	done   chan struct{}  // closed when run has returned
 	wires  sync.WaitGroup // the goroutines of sockets without a descriptor
 
@@ -183,7 +186,9 @@ func (l *Loop) Adopt(s *Socket, d Driver) {
 }
 
 // run is the loop's goroutine.
-func (l *Loop) run() {
+func (l *Loop) run() { l.labelled(l.serve) }
+
+func (l *Loop) serve(context.Context) {
 	defer close(l.done)
 	for !l.closing {
 		l.batch()

@@ -18,6 +18,7 @@ type Stats struct {
 	Load    float64       // the share of the last second or so that was busy, up to 1
 	Longest time.Duration // the longest batch
 	Slow    uint64        // batches longer than Options.Slow: a handler held the loop
+	Hangs   uint64        // those longer than Options.Hang
 	Running time.Duration // for how long the present batch has been running; 0 when idle
 }
 
@@ -33,9 +34,10 @@ type meter struct {
 	spent                 time.Duration // busy in the window
 
 	sockets                        atomic.Int64
-	batches, events, slow          atomic.Uint64
+	batches, events, slow, hangs   atomic.Uint64
 	doneReads, doneWrites, donePut atomic.Uint64
 	busy, longest                  atomic.Int64
+	hung                           atomic.Int64 // how long the last one took that counts in hangs
 	began                          atomic.Int64 // of the present batch, since the epoch; 0 when idle
 	permille                       atomic.Int64
 	measured                       atomic.Int64 // when permille was, since the epoch
@@ -56,6 +58,10 @@ func (m *meter) batch(l *Loop, events int) {
 	}
 	if took >= l.slow {
 		m.slow.Add(1)
+	}
+	if took >= l.hang {
+		m.hung.Store(int64(took))
+		m.hangs.Add(1)
 	}
 	m.spent += took
 	if w := end - m.start; w >= window {
@@ -96,6 +102,7 @@ func (l *Loop) Stats() Stats {
 		Load:    float64(m.load(l)) / 1000,
 		Longest: time.Duration(m.longest.Load()),
 		Slow:    m.slow.Load(),
+		Hangs:   m.hangs.Load(),
 	}
 	if began := m.began.Load(); began != 0 {
 		s.Running = max(time.Since(l.epoch)-time.Duration(began), 1)
