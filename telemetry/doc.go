@@ -34,6 +34,7 @@
 //	process_*, go_*                           both
 //	waystone_config_rejected_resources        both, and the rest of Readings
 //	waystone_hbone_handshake_failures_total   both
+//	waystone_loop_busy_seconds_total          both, and three more of loops
 //	waystone_log_dropped_lines_total          both
 //	waystone_telemetry_series                 both
 //	waystone_telemetry_series_overflow_total  both

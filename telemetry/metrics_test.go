@@ -100,6 +100,9 @@ func everything(r *rig, reporters ...Reporter) {
 		BufferBytes:       func() int64 { return 3 },
 		Sockets:           func() int { return 4 },
 		LoopStalls:        func() uint64 { return 6 },
+		LoopHangs:         func() uint64 { return 7 },
+		LoopBusy:          func() time.Duration { return 8500 * time.Millisecond },
+		LoopLag:           func() time.Duration { return 90 * time.Millisecond },
 	})
 }
 

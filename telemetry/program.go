@@ -2,6 +2,7 @@ package telemetry
 
 import (
 	"errors"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
@@ -14,7 +15,11 @@ type Readings struct {
 	Publishes         func() uint64 // snapshots published
 	BufferBytes       func() int64  // held in pooled buffers
 	Sockets           func() int    // connections open, of every kind
-	LoopStalls        func() uint64 // batches that held a loop for too long
+
+	LoopStalls func() uint64        // batches that held a loop for 10 ms or longer
+	LoopHangs  func() uint64        // those that did for 1 s or longer, which are logged
+	LoopBusy   func() time.Duration // that loops were not waiting, all together
+	LoopLag    func() time.Duration // how long the batch has been running that has been running longest
 }
 
 // Watch exports readings. It is called once.
@@ -38,7 +43,20 @@ func (t *Telemetry) Watch(r Readings) error {
 	}
 	if r.LoopStalls != nil {
 		list = append(list, count("waystone_loop_stalls_total",
-			"Batches that held a loop for too long.", r.LoopStalls))
+			"Batches that held a loop for 10 ms or longer.", r.LoopStalls))
+	}
+	if r.LoopHangs != nil {
+		list = append(list, count("waystone_loop_hangs_total",
+			"Batches that held a loop for 1 s or longer: the log says where.", r.LoopHangs))
+	}
+	if r.LoopBusy != nil {
+		list = append(list, prometheus.NewCounterFunc(prometheus.CounterOpts{
+			Name: "waystone_loop_busy_seconds_total", Help: "Time that loops were not waiting, all together.",
+		}, func() float64 { return r.LoopBusy().Seconds() }))
+	}
+	if r.LoopLag != nil {
+		list = append(list, gauge("waystone_loop_lag_seconds",
+			"For how long the batch has been running that has been running longest.", func() float64 { return r.LoopLag().Seconds() }))
 	}
 	return t.registerAll(list)
 }

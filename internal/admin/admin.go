@@ -40,6 +40,9 @@ type Options struct {
 	// is called for each request, concurrently.
 	ConfigDump func() any
 
+	// Loops returns what /loops marshals, likewise. Nil: not found.
+	Loops func() any
+
 	// Quit is called, once, by POST /quitquitquit. Nil: not found.
 	Quit func()
 }

@@ -134,6 +134,15 @@ func TestConfigDump(t *testing.T) {
 	start(t, Options{}).want(200, "{}", "GET", "admin", "/config_dump")
 }
 
+func TestLoops(t *testing.T) {
+	c := start(t, Options{Loops: func() any { return []int{1, 2} }})
+	c.want(200, "[\n  1,\n  2\n]\n", "GET", "admin", "/loops")
+	c.want(405, "", "POST", "admin", "/loops")
+	c.want(404, "", "GET", "metrics", "/loops")
+	c.want(200, `<a href="loops">`, "GET", "admin", "/")
+	start(t, Options{}).want(404, "", "GET", "admin", "/loops")
+}
+
 func TestLogging(t *testing.T) {
 	log, err := telemetry.NewLog(telemetry.LogOptions{Level: "info"})
 	if err != nil {

@@ -22,6 +22,7 @@ const index = `<!DOCTYPE html>
 <h1>Waystone</h1>
 <ul>
 <li><a href="config_dump">config_dump</a>: the configuration in force
+<li><a href="loops">loops</a>: what each loop is doing and has done
 <li>logging (POST): levels; <code>?level=debug</code>, <code>?level=xds:debug</code>, <code>?reset</code>
 <li>quitquitquit (POST): stop
 <li><a href="debug/pprof/">debug/pprof</a>: profiles
@@ -35,7 +36,10 @@ func adminHandler(o *Options) http.Handler {
 		w.Header().Set("Content-Type", "text/html; charset=utf-8")
 		io.WriteString(w, index)
 	})
-	mux.HandleFunc("GET /config_dump", dumpHandler(o.ConfigDump))
+	mux.HandleFunc("GET /config_dump", dumpHandler("config_dump", o.ConfigDump))
+	if o.Loops != nil {
+		mux.HandleFunc("GET /loops", dumpHandler("loops", o.Loops))
+	}
 	if o.Log != nil {
 		mux.HandleFunc("POST /logging", loggingHandler(o.Log))
 	}
@@ -71,7 +75,8 @@ func localOnly(h http.Handler) http.Handler {
 	})
 }
 
-func dumpHandler(dump func() any) http.HandlerFunc {
+// dumpHandler shows what dump returns, as JSON.
+func dumpHandler(name string, dump func() any) http.HandlerFunc {
 	return func(w http.ResponseWriter, _ *http.Request) {
 		var v any = struct{}{}
 		if dump != nil {
@@ -79,7 +84,7 @@ func dumpHandler(dump func() any) http.HandlerFunc {
 		}
 		b, err := json.MarshalIndent(v, "", "  ")
 		if err != nil {
-			http.Error(w, fmt.Sprintf("config_dump: %v", err), http.StatusInternalServerError)
+			http.Error(w, fmt.Sprintf("%s: %v", name, err), http.StatusInternalServerError)
 			return
 		}
 		w.Header().Set("Content-Type", "application/json")

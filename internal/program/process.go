@@ -106,27 +106,13 @@ func (p *process) know(c config.Options) (err error) {
 	if err != nil {
 		return fmt.Errorf("flag --identity: %w", err)
 	}
-	return p.telemetry.Watch(telemetry.Readings{
+	r := telemetry.Readings{
 		RejectedResources: func() int { return len(p.store.Rejected()) },
 		Publishes:         func() uint64 { return p.snapshot().Version() },
 		BufferBytes:       bufs.InUse,
-		Sockets:           p.sockets,
-		LoopStalls:        p.stalls,
-	})
-}
-
-func (p *process) sockets() (n int) {
-	for _, s := range p.loops.Stats() {
-		n += s.Sockets
 	}
-	return n
-}
-
-func (p *process) stalls() (n uint64) {
-	for _, s := range p.loops.Stats() {
-		n += s.Slow
-	}
-	return n
+	p.readings(&r)
+	return p.telemetry.Watch(r)
 }
 
 // answer serves administration, metrics and readiness.
@@ -134,7 +120,8 @@ func (p *process) answer(configDump func() any) (err error) {
 	o := p.options
 	p.admin, err = admin.Listen(admin.Options{
 		Admin: o.admin, Metrics: o.metrics, Health: o.readiness,
-		Ready: &p.ready, Gatherer: p.telemetry.Metrics(), Log: p.log, ConfigDump: configDump, Quit: p.stop,
+		Ready: &p.ready, Gatherer: p.telemetry.Metrics(), Log: p.log, ConfigDump: configDump,
+		Loops: p.showLoops, Quit: p.stop,
 	})
 	if err != nil {
 		return err
@@ -142,6 +129,7 @@ func (p *process) answer(configDump func() any) (err error) {
 	p.group.Go(p.admin.Serve)
 	p.group.Go(p.reopen)
 	p.group.Go(p.tidy)
+	p.group.Go(p.watchLoops)
 	return nil
 }
 
