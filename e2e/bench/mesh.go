@@ -40,11 +40,15 @@ type service struct {
 	Ports   []port
 }
 
-// A port is one of a service. HTTP is "http", "grpc", or "tcp" for neither.
+// A port is one of a service; its protocol, "http", "grpc" or "tcp" for neither, is
+// declared.
 type port struct {
 	Number, Target int
 	Protocol       string
 }
+
+// End is the first port after it.
+func (p port) End() int { return p.Number + 1 }
 
 // A rule is one of an ALLOW policy: all of it must hold.
 type rule struct {
