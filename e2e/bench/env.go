@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"errors"
+	"math/rand/v2"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -28,11 +29,12 @@ type env struct {
 	logs        string // what processes write
 	certs       *certificates
 	destination destination
-	loops       int // loops, workers or threads of a system; 1 unless a scenario says otherwise
-	services    int // that there are in the mesh besides those that are asked for
+	loops       int      // loops, workers or threads of a system; 1 unless a scenario says otherwise
+	args        []string // further flags of our own proxies
+	services    int      // that there are in the mesh besides those that are asked for
 
 	family *family
-	made   *atomic.Uint32 // addresses and directories given out
+	made   *atomic.Uint32 // addresses given out
 }
 
 // A destination is where requests end. Whoever starts it has it listen there.
@@ -48,6 +50,7 @@ func newEnv(dir, bin string) (*env, error) {
 	if err := os.MkdirAll(e.logs, 0o755); err != nil {
 		return nil, err
 	}
+	e.made.Store(rand.Uint32N(1 << 24))
 	var err error
 	if e.certs, err = newCertificates(filepath.Join(dir, "certs")); err != nil {
 		return nil, err
@@ -68,13 +71,13 @@ func (e *env) with(loops int) *env {
 // close ends every process that is still running.
 func (e *env) close() error { return e.family.close() }
 
-// address returns an address of this machine that nobody in this run has, as a
-// pod would: all of 127/8 is ours on Linux. The second byte differs between runs
-// at once, and is neither the demo's (244) nor that of its services (96).
+// address returns an address of this machine that nobody else has, as a pod would:
+// all of 127/8 is ours on Linux. The first is random, for runs at once.
 func (e *env) address() netip.Addr {
 	n := e.made.Add(1)
-	second := 100 + byte(os.Getpid()%140)
-	return netip.AddrFrom4([4]byte{127, second, byte(n >> 8), byte(n)})
+	// Neither the demo's pods (127.244) nor its services (127.96).
+	second := 100 + n>>16%140
+	return netip.AddrFrom4([4]byte{127, byte(second), byte(n >> 8), byte(n)})
 }
 
 // directory makes one for a system to write into.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -228,4 +229,15 @@ func lookPath(program string) (string, error) {
 		path, err = exec.LookPath("/usr/sbin/" + program)
 	}
 	return path, err
+}
+
+// connects returns a function that reports whether an address takes connections.
+func connects(address string) func(context.Context) error {
+	return func(ctx context.Context) error {
+		c, err := new(net.Dialer).DialContext(ctx, "tcp", address)
+		if err != nil {
+			return err
+		}
+		return c.Close()
+	}
 }

@@ -37,8 +37,8 @@ func testEnv(t *testing.T) *env {
 	return e
 }
 
-// started starts a system, or skips the test when it cannot run here.
-func started(t *testing.T, e *env, s system) *running {
+// upFor starts a system, or skips the test when it cannot run here.
+func upFor(t *testing.T, e *env, s system) *running {
 	t.Helper()
 	if why := s.missing(); why != "" {
 		t.Skip(why)
@@ -74,7 +74,7 @@ func TestWaypointsAreTheSame(t *testing.T) {
 
 func testWaypoint(t *testing.T, e *env, s system) {
 	dest := serve(t, e)
-	r := started(t, e, s)
+	r := upFor(t, e, s)
 
 	client, err := open(t, e, r, clientAccount, r.to("http1"))
 	if err != nil {
@@ -183,7 +183,7 @@ func checkAccessLog(t *testing.T, path string) {
 func TestPumpCarriesHBONE(t *testing.T) {
 	e := testEnv(t)
 	dest := serve(t, e)
-	r := started(t, e, haproxyPump())
+	r := upFor(t, e, haproxyPump())
 	c, err := open(t, e, r, clientAccount, r.to("http1"))
 	if err != nil {
 		t.Fatal(err)
@@ -209,7 +209,7 @@ func TestTunnelsCarryTCP(t *testing.T) {
 		s := tunnels(e)[which]
 		t.Run(s.name, func(t *testing.T) {
 			serve(t, e)
-			r := started(t, e, s)
+			r := upFor(t, e, s)
 			c, err := net.Dial("tcp", r.connect)
 			if err != nil {
 				t.Fatal(err)
