@@ -1,6 +1,9 @@
 package main
 
-import "context"
+import (
+	"context"
+	"time"
+)
 
 // A system is what is measured: the processes between the generator and the
 // destination.
@@ -22,6 +25,8 @@ type running struct {
 	pids   []int  // whose CPU and memory count; none when nothing stands between
 	access string // the file of its access log; "" for none
 	said   string // the file of what its processes have written otherwise
+
+	took time.Duration // from the start of our waypoint's process until it was ready
 
 	// counters reads what the processes themselves count, under the names that
 	// they give it. nil: they tell nothing.

@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 )
 
 // waystoneWaypoint is our waypoint with everything on that Istio's has on by
@@ -42,6 +43,7 @@ func startWaypoint(ctx context.Context, e *env) (*running, error) {
 	}
 	args := append(proxyArguments(e, config, m.Waypoint), "--gateway", "default/waypoint", "--service-account", "default/"+waypointAccount,
 		"--hbone-address", r.connect, "--access-log", r.access)
+	began := time.Now()
 	c, err := e.family.start("waystone", r.said, e.program("waypoint"), args...)
 	if err != nil {
 		return nil, err
@@ -50,6 +52,7 @@ func startWaypoint(ctx context.Context, e *env) (*running, error) {
 	if err := c.await(ctx, answers(readiness(m.Waypoint))); err != nil {
 		return nil, whenceEnded(err, r)
 	}
+	r.took = time.Since(began)
 	r.pids, r.counters = []int{c.pid()}, scrape(metricsAt(m.Waypoint))
 	return r, nil
 }
@@ -57,12 +60,12 @@ func startWaypoint(ctx context.Context, e *env) (*running, error) {
 // proxyArguments are what our two proxies have in common: each answers questions at
 // an address of its own.
 func proxyArguments(e *env, config string, ip netip.Addr) []string {
-	return []string{
+	return append([]string{
 		"--config", config, "--identity", e.certs.source(), "--loops", strconv.Itoa(e.loops),
 		"--admin", netip.AddrPortFrom(ip, portAdmin).String(),
 		"--metrics", netip.AddrPortFrom(ip, portMetrics).String(),
 		"--readiness", netip.AddrPortFrom(ip, portReady).String(),
-	}
+	}, e.args...)
 }
 
 func readiness(ip netip.Addr) string {
