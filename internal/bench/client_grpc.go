@@ -27,6 +27,7 @@ type grpcClient struct {
 	calls     []call
 	streaming bool
 	known     bool    // the server's limit of streams is
+	over      bool    // closed by us
 	waiting   []*call // for a stream
 }
 
@@ -56,7 +57,7 @@ func newGRPCClient(t *tunnel, s flow.Stream) (client, flow.Receiver) {
 func (c *grpcClient) start() {}
 
 // live reports whether the tunnel still wants to hear.
-func (c *grpcClient) live() bool { return c.t.client == client(c) }
+func (c *grpcClient) live() bool { return c.t.client == client(c) && !c.over }
 
 func (c *grpcClient) ask(x *exchange) {
 	k := x.state.(*call)
@@ -238,5 +239,16 @@ func (c *grpcClient) credit(x *exchange, n int) {
 	}
 }
 
-func (c *grpcClient) close() { c.conn.Close() }
+// close ends streaming calls, and the connection when they have ended.
+func (c *grpcClient) close() {
+	c.over = true
+	for i := range c.calls {
+		if s := c.calls[i].stream; s != nil {
+			s.CloseWrite()
+		}
+	}
+	c.conn.Drain()
+	c.conn.Settle()
+}
+
 func (c *grpcClient) abort() { c.conn.Abort(nil) }

@@ -43,6 +43,7 @@ type engine struct {
 	silent  bool  // ending, with nothing under way
 	left    int64 // requests that may still be begun
 	wanted  int64 // outcomes until the run is over, if it is to end by their number
+	enough  bool  // there were so many
 	timer   loop.Timer
 	ticks   int
 
@@ -119,8 +120,10 @@ func (e *engine) offer(at time.Duration) {
 		return
 	}
 	if e.queue.len() == maxQueue {
-		e.count(kindNotSent)
-		e.outcome()
+		if e.counting() {
+			e.count(kindNotSent)
+			e.outcome()
+		}
 		return
 	}
 	e.queue.push(at)
@@ -171,7 +174,7 @@ func (e *engine) answered(x *exchange) {
 	x.active = false
 	e.settled()
 	x.tunnel.tries = 0
-	if e.phase == loading {
+	if e.counting() {
 		e.recent.record(now - x.at)
 		e.requests++
 		e.outcome()
@@ -185,23 +188,34 @@ func (e *engine) failed(x *exchange, kind string) {
 	e.active--
 	x.active = false
 	e.settled()
-	e.count(kind)
-	e.outcome()
+	if e.counting() {
+		e.count(kind)
+		e.outcome()
+	}
 	e.rest(x, e.clock())
 }
 
+// counting reports whether what happens now counts.
+func (e *engine) counting() bool { return e.phase == loading && !e.enough }
+
 func (e *engine) count(kind string) {
-	if e.phase == loading {
+	if e.counting() {
 		e.errors[kind]++
 	}
 }
 
 // outcome notes that a request has come to its end, whichever.
 func (e *engine) outcome() {
-	if e.phase == loading && e.wanted > 0 {
-		if e.wanted--; e.wanted == 0 {
-			e.run.satisfied()
-		}
+	if e.wanted > 0 {
+		e.wanted--
+		e.enoughIf(e.wanted == 0)
+	}
+}
+
+func (e *engine) enoughIf(yes bool) {
+	if yes {
+		e.enough = true
+		e.run.satisfied()
 	}
 }
 
@@ -211,14 +225,10 @@ func (e *engine) measure(limit int64) {
 	e.recent.h.Reset()
 	e.all.h.Reset()
 	e.counts = counts{errors: map[string]int64{}, queuedMax: e.queue.len()}
-	switch {
-	case limit < 0:
-	case limit == 0:
-		e.left = 0
-		e.run.satisfied()
-	default:
+	if limit >= 0 {
 		e.wanted = limit
 		e.left = max(0, limit-int64(e.active+e.queue.len()))
+		e.enoughIf(limit == 0)
 	}
 }
 
@@ -232,23 +242,26 @@ const unfinished = time.Second
 // otherwise look as if it had been asked nothing.
 func (e *engine) finish() {
 	now := e.clock()
-	late := func(at time.Duration) {
-		e.recent.record(now - at)
-		e.count(kindUnfinished)
-	}
-	for _, t := range e.tunnels {
-		for i := range t.exchanges {
-			if x := &t.exchanges[i]; x.active && now-x.heard > unfinished && e.load.ReadRate == 0 {
-				late(x.at)
+	if e.counting() && e.load.ReadRate == 0 {
+		for _, t := range e.tunnels {
+			for i := range t.exchanges {
+				if x := &t.exchanges[i]; x.active && now-x.heard > unfinished {
+					e.late(now - x.at)
+				}
+			}
+		}
+		for i := range e.queue.len() {
+			if waited := now - e.queue.get(i); waited > unfinished {
+				e.late(waited)
 			}
 		}
 	}
-	for i := range e.queue.len() {
-		if at := e.queue.get(i); now-at > unfinished {
-			late(at)
-		}
-	}
 	e.all.take(e.recent)
+}
+
+func (e *engine) late(waited time.Duration) {
+	e.recent.record(waited)
+	e.count(kindUnfinished)
 }
 
 // openNow returns how many tunnels there are, and how many connections; when

@@ -69,7 +69,9 @@ func (r *run) limits() []int64 {
 func (r *run) hold(ctx context.Context) error {
 	deadline := time.NewTimer(openTimeout)
 	defer deadline.Stop()
-	return r.wait(ctx, Progress{Phase: "asking", Of: openTimeout}, r.met, deadline.C, nil)
+	err := r.wait(ctx, Progress{Phase: "asking", Of: openTimeout}, r.met, deadline.C, nil)
+	r.each(func(_ int, e *engine) { e.enough = false }) // what is lost from now on counts
+	return err
 }
 
 // measured waits until the measured part is over and says what it was.

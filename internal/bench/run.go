@@ -165,7 +165,7 @@ func (r *run) openAll(ctx context.Context) error {
 	}
 	r.closed.Store(int64(r.load.Tunnels))
 	r.each(func(_ int, e *engine) {
-		e.loop.After(&e.timer, tickStep)
+		e.tick()
 		for _, t := range e.tunnels {
 			t.open()
 		}
