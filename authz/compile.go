@@ -205,15 +205,10 @@ func (c *compiler) all(at string, fields []field, v view) (*Expr, bool) {
 
 // field compiles one field: one of its values, and none of its notValues.
 func (c *compiler) field(at string, f field, v view) (out []*Expr) {
-	if why := missing[f.kind]; why != "" {
-		if v != requests {
-			return nil // said already
+	if f.kind == fieldMetadata {
+		if v == requests { // of connections it would be said again
+			c.errs = append(c.errs, c.unsupported(at+".key", "there are no Envoy filters here whose metadata could be asked for"))
 		}
-		name := f.name
-		if f.condition {
-			name = "key"
-		}
-		c.errs = append(c.errs, c.unsupported(at+"."+name, why))
 		return nil
 	}
 	if name := at + "." + f.name; len(f.values) > 0 {
@@ -223,12 +218,6 @@ func (c *compiler) field(at string, f field, v view) (out []*Expr) {
 		out = append(out, Not(c.origin(name), c.any(name, f, f.notValues, v)))
 	}
 	return out
-}
-
-// missing says what is not there to be enforced.
-var missing = map[fieldKind]string{
-	fieldJWT:      "attributes of a JWT are not supported yet",
-	fieldMetadata: "there are no Envoy filters here whose metadata could be asked for",
 }
 
 // any compiles the values of a field.
@@ -293,7 +282,22 @@ func (c *compiler) one(origin string, f field, value string, v view) *Expr {
 		}
 		return Match(origin, Path, Wildcard(value))
 	}
+	if f.kind.token() {
+		return claimed(origin, f, value)
+	}
 	return MatchHeader(origin, f.header, Wildcard(value))
+}
+
+// claimed compiles a value of a field that asks for what a JWT says. Of its
+// claims "*" matches those that are not empty.
+func claimed(origin string, f field, value string) *Expr {
+	switch {
+	case f.kind == fieldRequestPrincipal:
+		return Match(origin, RequestPrincipal, requestPrincipal(value))
+	case value == "*":
+		return MatchClaim(origin, f.claim, NonEmpty())
+	}
+	return MatchClaim(origin, f.claim, Wildcard(value))
 }
 
 // account returns a service account with its namespace.

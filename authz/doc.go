@@ -21,7 +21,10 @@
 // alternatives; a notField holds if none of its values match. An attribute that
 // the request lacks matches no value, so its notField holds.
 //
-// What is not HTTP has no HTTP attributes, and is judged as Istio judges a TCP
+// What a JWT says counts if the JWT is valid: whoever verifies it hands over a
+// [Token]. Without one no request principal and no claim is there.
+//
+// What is not HTTP has no HTTP attributes, those of a JWT among them, and is judged as Istio judges a TCP
 // port: an ALLOW rule that asks for one is dropped, and less is allowed; a DENY
 // or AUDIT rule loses the field, and more is denied. A DENY rule on paths alone
 // thus refuses all connections that are not HTTP.

@@ -15,7 +15,8 @@ import (
 type Expr struct {
 	op     op
 	attr   Attribute
-	name   string // of a header field, lower case
+	name   string   // of a header field, lower case
+	path   []string // of a claim
 	test   Matcher
 	kids   []*Expr
 	origin string
@@ -51,11 +52,14 @@ const (
 	Method // of a request
 	Path   // of a request, without query and fragment
 	Header // a named field of a request
+
+	RequestPrincipal // the issuer and subject of the request's token
+	Claim            // of the token, by its path: a string, or any of a list
 )
 
 func (a Attribute) String() string {
 	return [...]string{"principal", "uri", "namespace", "serviceAccount", "trustDomain", "sourceIP", "destIP",
-		"destPort", "sni", "host", "method", "path", "header"}[a]
+		"destPort", "sni", "host", "method", "path", "header", "requestPrincipal", "claim"}[a]
 }
 
 // IsHTTP reports whether only a request has the attribute.
@@ -107,7 +111,7 @@ func Not(origin string, kid *Expr) *Expr {
 	return &Expr{op: opNot, kids: []*Expr{kid}, origin: origin}
 }
 
-// Match applies m to the attribute a, which is not Header.
+// Match applies m to the attribute a, which is neither Header nor Claim.
 func Match(origin string, a Attribute, m Matcher) *Expr {
 	return &Expr{op: opMatch, attr: a, test: m, origin: origin}
 }
@@ -116,6 +120,12 @@ func Match(origin string, a Attribute, m Matcher) *Expr {
 // by commas.
 func MatchHeader(origin, name string, m Matcher) *Expr {
 	return &Expr{op: opMatch, attr: Header, name: strings.ToLower(name), test: m, origin: origin}
+}
+
+// MatchClaim applies m to the claim at path: one name, or for a claim inside of
+// others, several.
+func MatchClaim(origin string, path []string, m Matcher) *Expr {
+	return &Expr{op: opMatch, attr: Claim, path: path, test: m, origin: origin}
 }
 
 // Origin returns the field that e was compiled from, such as
@@ -142,6 +152,9 @@ func (e *Expr) print(b *strings.Builder) {
 		b.WriteString(e.attr.String())
 		if e.attr == Header {
 			fmt.Fprintf(b, "[%s]", e.name)
+		}
+		for _, name := range e.path {
+			fmt.Fprintf(b, "[%s]", name)
 		}
 		fmt.Fprintf(b, "=%s", e.test)
 	default:
@@ -251,9 +264,17 @@ func (e *Expr) ask(f *facts) bool {
 		return in.HTTP.Method != "" && m.text(in.HTTP.Method)
 	case Path:
 		return f.path != "" && m.text(f.path)
+	case Header:
+		value, ok := header(in.HTTP, e.name)
+		return ok && m.text(value)
 	}
-	value, ok := header(in.HTTP, e.name)
-	return ok && m.text(value)
+	if in.Token == nil {
+		return false
+	}
+	if e.attr == RequestPrincipal {
+		return m.token(in.Token)
+	}
+	return m.claim(in.Token.claim(e.path))
 }
 
 // header returns the field called name as Envoy would find it: what HTTP/2

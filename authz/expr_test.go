@@ -2,6 +2,7 @@ package authz_test
 
 import (
 	"net/netip"
+	"strings"
 	"testing"
 
 	"github.com/waystone-mesh/waystone/authz"
@@ -35,6 +36,7 @@ func TestMatchers(t *testing.T) {
 		{authz.Suffix("a"), "*a", []string{"a", "ba"}, []string{"", "ab"}},
 		{authz.Suffix(".Org").Fold(), "*.org", []string{"x.ORG"}, []string{"org", "x.orgs"}},
 		{authz.Present(), "*", []string{"", "a"}, nil},
+		{authz.NonEmpty(), "*", []string{"a"}, []string{""}},
 		{authz.Contains("a"), "*a*", []string{"a", "bab"}, []string{"", "b"}},
 		{authz.Contains("a*b"), "*a*b*", []string{"xa*bx"}, []string{"axb"}},
 		{authz.Glob("a*b*c"), "a*b*c", []string{"abc", "axbyc", "abbc"}, []string{"ab", "ac", "abcd", "acb"}},
@@ -97,7 +99,7 @@ func TestIdentityIsMatchedAsIfWhole(t *testing.T) {
 				}
 			}
 		}
-		if !authz.Match("", a, authz.Exact(whole)).Match(in) || !authz.Match("", a, authz.Present()).Match(in) {
+		if !authz.Match("", a, authz.Exact(whole)).Match(in) || !authz.Match("", a, authz.Present()).Match(in) || !authz.Match("", a, authz.NonEmpty()).Match(in) {
 			t.Errorf("%v does not match %s", a, whole)
 		}
 		if !authz.Match("", a, regex(t, ".*/.*bar")).Match(in) {
@@ -152,6 +154,7 @@ func TestExprKeepsOnlyWhatCanChangeTheAnswer(t *testing.T) {
 		{authz.And(""), "always"},
 		{authz.Not("", always), "never"},
 		{authz.Not("", never), "always"},
+		{authz.MatchClaim("", []string{"a", "b.c"}, authz.NonEmpty()), "claim[a][b.c]=*"},
 		{authz.Match("", authz.DestPort, authz.Ports(80, 80)), "destPort=80"},
 		{authz.Match("", authz.SourceIP, authz.CIDR(netip.MustParsePrefix("10.1.0.0/8"))), "sourceIP=10.0.0.0/8"},
 		{nil, "never"},
@@ -192,8 +195,8 @@ func TestHeadersOfARequest(t *testing.T) {
 }
 
 func TestOnlyRequestsHaveHTTPAttributes(t *testing.T) {
-	for a := authz.Principal; a <= authz.Header; a++ {
-		want := a == authz.Host || a == authz.Method || a == authz.Path || a == authz.Header
+	for a := authz.Principal; a <= authz.Claim; a++ {
+		want := strings.Contains(" host method path header requestPrincipal claim ", " "+a.String()+" ")
 		if a.IsHTTP() != want {
 			t.Errorf("%v.IsHTTP: got %t", a, a.IsHTTP())
 		}

@@ -11,7 +11,8 @@ import (
 type field struct {
 	name              string
 	kind              fieldKind
-	header            string // of fieldHeader: lower case
+	header            string   // of fieldHeader: lower case
+	claim             []string // of fieldClaim: its path
 	condition         bool
 	values, notValues []string
 }
@@ -35,18 +36,22 @@ const (
 	fieldMethod
 	fieldPath
 	fieldHeader
-	fieldJWT
+	fieldRequestPrincipal
+	fieldClaim
 )
 
 // http reports whether a field asks for what only a request has.
 func (k fieldKind) http() bool { return k >= fieldHost }
+
+// token reports whether a field asks for what only a JWT says.
+func (k fieldKind) token() bool { return k >= fieldRequestPrincipal }
 
 func (f field) notName() string { return "not" + strings.ToUpper(f.name[:1]) + f.name[1:] }
 
 func (s *Source) fields() []field {
 	return []field{
 		{name: "principals", kind: fieldPrincipal, values: s.Principals, notValues: s.NotPrincipals},
-		{name: "requestPrincipals", kind: fieldJWT, values: s.RequestPrincipals, notValues: s.NotRequestPrincipals},
+		{name: "requestPrincipals", kind: fieldRequestPrincipal, values: s.RequestPrincipals, notValues: s.NotRequestPrincipals},
 		{name: "namespaces", kind: fieldNamespace, values: s.Namespaces, notValues: s.NotNamespaces},
 		{name: "serviceAccounts", kind: fieldAccount, values: s.ServiceAccounts, notValues: s.NotServiceAccounts},
 		{name: "trustDomains", kind: fieldTrustDomain, values: s.TrustDomains, notValues: s.NotTrustDomains},
@@ -72,19 +77,22 @@ var conditionKeys = map[string]fieldKind{
 	"source.principal":       fieldPrincipal,
 	"source.serviceAccount":  fieldAccount,
 	"source.trustDomain":     fieldTrustDomain,
-	"request.auth.principal": fieldJWT,
-	"request.auth.audiences": fieldJWT,
-	"request.auth.presenter": fieldJWT,
+	"request.auth.principal": fieldRequestPrincipal,
+	"request.auth.audiences": fieldClaim,
+	"request.auth.presenter": fieldClaim,
 	"destination.ip":         fieldDestIP,
 	"destination.port":       fieldPort,
 	"connection.sni":         fieldSNI,
 }
 
+// conditionClaims are those of the keys that name a claim.
+var conditionClaims = map[string][]string{"request.auth.audiences": {"aud"}, "request.auth.presenter": {"azp"}}
+
 // field returns what a condition compares; the error is about its key.
 func (w *Condition) field() (field, error) {
 	f := field{name: "values", condition: true, values: w.Values, notValues: w.NotValues}
 	if k, ok := conditionKeys[w.Key]; ok {
-		f.kind = k
+		f.kind, f.claim = k, conditionClaims[w.Key]
 		return f, nil
 	}
 	if rest, ok := strings.CutPrefix(w.Key, "request.headers"); ok {
@@ -96,10 +104,11 @@ func (w *Condition) field() (field, error) {
 		return f, nil
 	}
 	if rest, ok := strings.CutPrefix(w.Key, "request.auth.claims"); ok {
-		if _, err := brackets(rest); err != nil {
+		path, err := brackets(rest)
+		if err != nil {
 			return f, fmt.Errorf("%q is not of the form request.auth.claims[name] or [name][name]", w.Key)
 		}
-		f.kind = fieldJWT
+		f.kind, f.claim = fieldClaim, path
 		return f, nil
 	}
 	if rest, ok := strings.CutPrefix(w.Key, "experimental.envoy.filters."); ok {

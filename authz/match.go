@@ -18,6 +18,7 @@ type Matcher struct {
 	from, to uint16         // of ports
 	template *template      // of a path template
 	re       *regexp.Regexp // of a regular expression
+	pair     *pair          // of a request principal
 }
 
 type kind uint8
@@ -27,11 +28,13 @@ const (
 	kindPrefix
 	kindSuffix
 	kindPresent
+	kindSome
 	kindGlob
 	kindCIDR
 	kindPorts
 	kindTemplate
 	kindRegexp
+	kindPair
 )
 
 // Exact matches s.
@@ -45,6 +48,9 @@ func Suffix(s string) Matcher { return Matcher{kind: kindSuffix, s: s} }
 
 // Present matches whatever is there.
 func Present() Matcher { return Matcher{kind: kindPresent} }
+
+// NonEmpty matches what is there and has at least one character.
+func NonEmpty() Matcher { return Matcher{kind: kindSome} }
 
 // Wildcard reads a string of AuthorizationPolicy: "*" is Present, "*x" is a
 // Suffix, "x*" a Prefix, and all else is Exact; any other "*" stands for itself.
@@ -129,7 +135,7 @@ func (m Matcher) String() string {
 		return m.s + "*"
 	case kindSuffix:
 		return "*" + m.s
-	case kindPresent:
+	case kindPresent, kindSome:
 		return "*"
 	case kindCIDR:
 		return m.cidr.String()
@@ -158,6 +164,8 @@ func (m *Matcher) text(v string) bool {
 		return len(v) >= len(m.s) && m.same(v[len(v)-len(m.s):])
 	case kindPresent:
 		return true
+	case kindSome:
+		return v != ""
 	case kindGlob:
 		return m.glob.match(v)
 	case kindTemplate:
@@ -229,7 +237,7 @@ func (m *Matcher) rope(pieces []string) bool {
 			rest = rest[:len(rest)-len(p)]
 		}
 		return false
-	case kindPresent:
+	case kindPresent, kindSome:
 		return true
 	case kindRegexp:
 		return m.re.MatchString(strings.Join(pieces, ""))

@@ -1,6 +1,7 @@
 package authz_test
 
 import (
+	"encoding/json"
 	"fmt"
 	"net/netip"
 	"strings"
@@ -24,6 +25,7 @@ import (
 //	check    name=value…: a request; the result is its verdict. Names are
 //	         principal, source, dest, sni, method, host, path and the names of
 //	         header fields. With none of the HTTP ones it is a connection.
+//	         token={…} gives the claims of a valid JWT, in JSON without blanks.
 func TestScripts(t *testing.T) {
 	script.Run(t, "testdata/*.txt", func(*testing.T) func(*script.Block) string { return new(world).run })
 }
@@ -118,6 +120,14 @@ func verdict(v authz.Verdict) string {
 	return out
 }
 
+func token(claims string) *authz.Token {
+	var m map[string]any
+	if err := json.Unmarshal([]byte(claims), &m); err != nil {
+		panic(err) // a script is wrong
+	}
+	return authz.NewToken(m)
+}
+
 // input reads the arguments of check. The request is from 10.0.0.1 to
 // 10.96.0.1:80, of a peer without a certificate, unless they say otherwise.
 func input(words []string) (in *authz.Input, err error) {
@@ -137,6 +147,8 @@ func input(words []string) (in *authz.Input, err error) {
 			in.Dest, err = netip.ParseAddrPort(value)
 		case "sni":
 			in.SNI = value
+		case "token":
+			in.HTTP, in.Token = &http, token(value)
 		case "method":
 			in.HTTP, http.Method = &http, value
 		case "host":

@@ -43,9 +43,9 @@ func TestCompileRejectsEachBadPolicyByName(t *testing.T) {
 	set, err := authz.Compile(authz.Options{},
 		&authz.Policy{Namespace: "a", Name: "good"},
 		&authz.Policy{Namespace: "a", Name: "idle", Action: authz.Deny},
-		&authz.Policy{Namespace: "b", Name: "jwt", Rules: []authz.Rule{{From: []authz.Source{{RequestPrincipals: []string{"*"}}}}}})
+		&authz.Policy{Namespace: "b", Name: "mysql", Rules: []authz.Rule{{When: []authz.Condition{{Key: "experimental.envoy.filters.x[y]", Values: []string{"z"}}}}}})
 	want := "AuthorizationPolicy a/idle: spec.rules: a DENY policy without rules does nothing; write [{}] to deny everything\n" +
-		"AuthorizationPolicy b/jwt: spec.rules[0].from[0].source.requestPrincipals: attributes of a JWT are not supported yet"
+		"AuthorizationPolicy b/mysql: spec.rules[0].when[0].key: there are no Envoy filters here whose metadata could be asked for"
 	if err == nil || err.Error() != want {
 		t.Errorf("got %v\nwant %s", err, want)
 	}
@@ -141,7 +141,10 @@ func manyPolicies(n int) (out []*authz.Policy) {
 			&authz.Policy{Namespace: "web", Name: "allow-" + ns, Rules: []authz.Rule{{
 				From: []authz.Source{{Principals: []string{"cluster.local/ns/" + ns + "/sa/front", "cluster.local/ns/" + ns + "/sa/back"}}},
 				To:   []authz.Operation{{Methods: []string{"GET", "HEAD"}, Paths: []string{"/api/*", "/files/{*}/raw"}, Hosts: []string{"*.example.com"}}},
-				When: []authz.Condition{{Key: "request.headers[x-version]", NotValues: []string{"0*"}}},
+				When: []authz.Condition{
+					{Key: "request.headers[x-version]", NotValues: []string{"0*"}},
+					{Key: "request.auth.claims[realm][roles]", NotValues: []string{"admin"}},
+				},
 			}}})
 	}
 	out[0].Action = authz.Deny // of the wrong kind for the request below unless it is alone
@@ -155,6 +158,7 @@ func request(n int) *authz.Input {
 	return &authz.Input{
 		Peer:   identity.ID{TrustDomain: "cluster.local", Namespace: fmt.Sprintf("team-%03d", n-1), ServiceAccount: "back"},
 		Source: netip.MustParseAddr("10.0.0.1"), Dest: netip.MustParseAddrPort("10.96.0.1:80"),
+		Token: authz.NewToken(map[string]any{"iss": "i", "sub": "s", "realm": map[string]any{"roles": []any{"guest", "dev"}}}),
 		HTTP: &l7.Request{Method: "HEAD", Scheme: "http", Authority: "WEB.example.com", Path: "/files/some-name.txt/raw?x=y",
 			Fields: l7.Fields{{Name: "accept", Value: "*/*"}, {Name: "user-agent", Value: "curl"}, {Name: "x-version", Value: "12"}}},
 	}

@@ -212,7 +212,7 @@ func (c *checker) condition(field string, w *Condition) {
 	if len(w.Values)+len(w.NotValues) == 0 {
 		c.fail(field+".values", "at least one of values and notValues is required")
 	}
-	if c.policy.Action == Custom && f.kind == fieldJWT {
+	if c.policy.Action == Custom && f.kind.token() {
 		c.fail(field+".key", "%s %s with the action CUSTOM", w.Key, notTogether)
 	}
 	c.values(field+".values", field+".notValues", f)

@@ -52,6 +52,7 @@ var (
 	methods      = []string{"GET", "POST", "*", "P*", "get", "*T"}
 	paths        = []string{"/", "/a", "/a*", "*b", "*", "/a/{*}", "/a/{**}", "/{*}/b", "/a/{**}/b", "/{**}", "/a/b", "/A", "/a/{*}/{**}/b/"}
 	words        = []string{"v", "v*", "*v", "*", "vv", "v,w", "V"}
+	subjects     = []string{"*", "i/s", "i/*", "*/s", "i*", "*s", "*i/s", "i/s*", "https://i/x/s", "*/*", "i", "*/", "/s"}
 )
 
 // conditions are the keys of conditions and their values.
@@ -70,11 +71,15 @@ var conditions = []struct {
 	{"source.trustDomain", trustDomains},
 	{"destination.ip", blocks},
 	{"destination.port", ports},
+	{"request.auth.principal", subjects},
+	{"request.auth.audiences", words},
+	{"request.auth.presenter", words},
+	{"request.auth.claims[c]", words},
+	{"request.auth.claims[c][d.e]", words},
 	{"connection.sni", []string{"a.example.com", "*.example.com", "*", "a*"}},
 }
 
-// Policies returns a few policies. All are valid; none asks for a JWT or has
-// the action CUSTOM.
+// Policies returns a few policies. All are valid; none has the action CUSTOM.
 func (r *Random) Policies() (out []*authz.Policy) {
 	for i := range 1 + r.N(3) {
 		p := &authz.Policy{Name: fmt.Sprintf("p%d", i), Namespace: "foo", Action: authz.Action(r.N(3)), DryRun: r.One(5)}
@@ -125,6 +130,9 @@ func (r *Random) source() authz.Source {
 		IPBlocks: r.some(blocks), NotIPBlocks: r.some(blocks),
 		RemoteIPBlocks: r.some(blocks), NotRemoteIPBlocks: r.some(blocks),
 		TrustDomains: r.some(trustDomains), NotTrustDomains: r.some(trustDomains),
+	}
+	if r.One(3) {
+		s.RequestPrincipals, s.NotRequestPrincipals = r.some(subjects), r.some(subjects)
 	}
 	if r.One(4) {
 		s.ServiceAccounts, s.NotServiceAccounts = []string{r.of(accounts)}, r.some(accounts)
@@ -177,7 +185,41 @@ func (r *Random) Input() *authz.Input {
 			"/a/x/y/b/", "/a/b/b/"}),
 	}
 	for range r.N(3) {
-		in.HTTP.Fields = append(in.HTTP.Fields, l7.Field{Name: r.of([]string{"x-a", "x-a", "x-b"}), Value: r.of([]string{"v", "", "w", "vv", "V"})})
+		in.HTTP.Fields = append(in.HTTP.Fields, l7.Field{Name: r.of([]string{"x-a", "x-a", "x-b"}), Value: r.of(values)})
+	}
+	if !r.One(3) {
+		in.Token = authz.NewToken(r.claims())
 	}
 	return in
+}
+
+// values are those of header fields and claims.
+var values = []string{"v", "", "w", "vv", "V"}
+
+// claims returns what a token says.
+func (r *Random) claims() map[string]any {
+	c := map[string]any{
+		"iss": r.of([]string{"i", "https://i/x", "ii", ""}),
+		"sub": r.of([]string{"s", "ss", "x", "*", ""}),
+	}
+	for _, name := range []string{"aud", "azp", "c"} {
+		if v := r.claim(); v != nil {
+			c[name] = v
+		}
+	}
+	return c
+}
+
+func (r *Random) claim() any {
+	switch r.N(5) {
+	case 0:
+		return r.of(values)
+	case 1:
+		return []any{r.of(values), 1.0, r.of(values)}
+	case 2:
+		return map[string]any{"d.e": r.claim(), "d": r.of(values)}
+	case 3:
+		return []any{nil, true, []any{"v"}}
+	}
+	return nil
 }

@@ -276,12 +276,23 @@ func (v vocabulary) input(opaque bool) *authz.Input {
 		Method: v.of("GET", "POST", v.word()), Authority: v.of("a"+v.word(), v.word()),
 		Path: v.of(v.word(), "/admin?x", "/admin/users", "/audit", "/"),
 	}
+	if v.rnd.IntN(4) > 0 {
+		in.Token = v.token()
+	}
 	for _, name := range []string{"x-debug", "x-other"} {
 		for range v.rnd.IntN(3) {
 			in.HTTP.Fields = append(in.HTTP.Fields, l7.Field{Name: name, Value: v.of("1", v.word())})
 		}
 	}
 	return in
+}
+
+// token returns one whose claims the policies ask for.
+func (v vocabulary) token() *authz.Token {
+	return authz.NewToken(map[string]any{
+		"iss": v.of("testing@secure.istio.io", "testing@secure.istio.io", v.word()), "sub": v.of("ann", ""),
+		"groups": []any{v.of("g1", "g2"), v.word()}, "nested": map[string]any{"k": v.of("v1", "v", "w", "")},
+	})
 }
 
 func describe(in *authz.Input) string {

@@ -47,7 +47,7 @@ func permission(at string, p *rbacv3.Permission) (*authz.Expr, error) {
 	case *rbacv3.Permission_RequestedServerName:
 		return text(at+".requested_server_name", authz.SNI, r.RequestedServerName)
 	case *rbacv3.Permission_Metadata:
-		return nil, metadata(at+".metadata", r.Metadata)
+		return metadata(at+".metadata", r.Metadata)
 	}
 	return nil, unsupported(at, fmt.Sprintf("permission %T is not supported", p.GetRule()))
 }
@@ -88,16 +88,9 @@ func principal(at string, p *rbacv3.Principal) (*authz.Expr, error) {
 	case *rbacv3.Principal_UrlPath:
 		return text(at+".url_path", authz.Path, id.UrlPath.GetPath())
 	case *rbacv3.Principal_Metadata:
-		return nil, metadata(at+".metadata", id.Metadata)
+		return metadata(at+".metadata", id.Metadata)
 	}
 	return nil, unsupported(at, fmt.Sprintf("principal %T is not supported", p.GetIdentifier()))
-}
-
-func metadata(at string, m *matcherv3.MetadataMatcher) error {
-	if m.GetFilter() == "envoy.filters.http.jwt_authn" {
-		return unsupported(at, "attributes of a JWT are not supported yet")
-	}
-	return unsupported(at, fmt.Sprintf("there is no metadata of %q here", m.GetFilter()))
 }
 
 // text applies a string matcher to an attribute. A server name that is missing
@@ -125,6 +118,9 @@ func stringMatcher(at string, s *matcherv3.StringMatcher) (m authz.Matcher, err 
 	case *matcherv3.StringMatcher_Contains:
 		m = authz.Contains(p.Contains)
 	case *matcherv3.StringMatcher_SafeRegex:
+		if p.SafeRegex.GetRegex() == ".+" {
+			return authz.NonEmpty(), nil
+		}
 		if m, err = authz.Regexp(p.SafeRegex.GetRegex()); err != nil {
 			return m, fmt.Errorf("rbac: %s: %w", at, err)
 		}

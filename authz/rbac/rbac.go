@@ -5,9 +5,9 @@
 //
 // It covers what istiod writes: identities by certificate or by the filter
 // state io.istio.peer_principal, addresses, ports, server names, paths,
-// templates and header fields, under and, or and not. What it does not cover,
-// such as dynamic metadata and CEL, is an error, never ignored: part of a policy
-// is another policy.
+// templates, header fields and the claims that the filter jwt_authn has left,
+// under and, or and not. What it does not cover, such as other metadata and CEL,
+// is an error, never ignored: part of a policy is another policy.
 package rbac
 
 import (

@@ -23,6 +23,21 @@ func filterOf(permission, principal string) string {
 	return `{"rules": {"policies": {"ns[a]-policy[b]-rule[3]": {"permissions": [` + permission + `], "principals": [` + principal + `]}}}}`
 }
 
+// claim returns a matcher for a claim, under metadata as both a permission and
+// a principal have it.
+func claim(more, value string, path ...string) string {
+	keys := `{"key": "payload"}`
+	for _, name := range path {
+		keys += `, {"key": "` + name + `"}`
+	}
+	return `{"metadata": {"filter": "envoy.filters.http.jwt_authn", ` + more + ` "path": [` + keys + `], "value": ` + value + `}}`
+}
+
+// either returns a value matcher for a string and for an item of a list.
+func either(text string) string {
+	return `{"orMatch": {"valueMatchers": [{"listMatch": {"oneOf": ` + text + `}}, ` + text + `]}}`
+}
+
 func httpFilter(t *testing.T, json string) *httprbac.RBAC {
 	t.Helper()
 	var f httprbac.RBAC
@@ -37,7 +52,8 @@ func base() *authz.Input {
 	return &authz.Input{
 		Peer:   identity.ID{TrustDomain: "cluster.local", Namespace: "foo", ServiceAccount: "a"},
 		Source: netip.MustParseAddr("10.0.0.1"), Dest: netip.MustParseAddrPort("10.96.0.1:80"),
-		HTTP: &l7.Request{Method: "GET", Scheme: "http", Authority: "Web.Example.com", Path: "/a/b?q", Fields: l7.Fields{{Name: "x", Value: "1"}, {Name: "y", Value: ""}}},
+		Token: authz.NewToken(map[string]any{"iss": "i", "sub": "s", "groups": []any{"admin", "dev"}, "nested": map[string]any{"k": "v"}}),
+		HTTP:  &l7.Request{Method: "GET", Scheme: "http", Authority: "Web.Example.com", Path: "/a/b?q", Fields: l7.Fields{{Name: "x", Value: "1"}, {Name: "y", Value: ""}}},
 	}
 }
 
@@ -45,6 +61,7 @@ func TestPermissionsAndPrincipals(t *testing.T) {
 	plaintext := func(in *authz.Input) { in.Peer = identity.ID{} }
 	sni := func(in *authz.Input) { in.SNI = "db" }
 	opaque := func(in *authz.Input) { in.HTTP = nil }
+	noToken := func(in *authz.Input) { in.Token = nil }
 	for _, tt := range []struct {
 		permission, principal string
 		vary                  func(*authz.Input)
@@ -110,6 +127,19 @@ func TestPermissionsAndPrincipals(t *testing.T) {
 		{yes, `{"authenticated": {"principalName": {"prefix": "spiffe://cluster.local/ns/fo"}}}`, nil, true},
 		{yes, `{"authenticated": {"principalName": {"suffix": "/sa/a"}}}`, nil, true},
 		{yes, `{"notId": {"authenticated": {"principalName": {"safeRegex": {"regex": ".*/ns/foo/.*"}}}}}`, plaintext, true},
+
+		// Of a claim istiod asks for a string, bare and as an item of a list.
+		{yes, claim(``, `{"stringMatch": {"exact": "i"}}`, "iss"), nil, true},
+		{yes, claim(``, `{"stringMatch": {"exact": "x"}}`, "iss"), nil, false},
+		{yes, claim(``, `{"orMatch": {"valueMatchers": [{"stringMatch": {"exact": "x"}}, {"stringMatch": {"safeRegex": {"regex": ".+"}}}]}}`, "sub"), nil, true},
+		{yes, claim(`"invert": true,`, `{"stringMatch": {"exact": "x"}}`, "iss"), nil, true},
+		{yes, claim(``, either(`{"stringMatch": {"prefix": "ad"}}`), "groups"), nil, true},
+		{yes, claim(``, either(`{"stringMatch": {"prefix": "ad"}}`), "group"), nil, false},
+		{yes, claim(``, either(`{"stringMatch": {"exact": "v"}}`), "nested", "k"), nil, true},
+		{yes, claim(``, either(`{"orMatch": {"valueMatchers": [{"stringMatch": {"exact": "w"}}, {"stringMatch": {"exact": "v"}}]}}`), "nested", "k"), nil, true},
+		{yes, claim(``, either(`{"stringMatch": {"exact": "v"}}`), "nested", "k"), noToken, false},
+		{yes, claim(``, either(`{"stringMatch": {"exact": "v"}}`), "nested", "k"), opaque, false},
+		{claim(``, either(`{"stringMatch": {"exact": "dev"}}`), "groups"), yes, nil, true},
 	} {
 		in := base()
 		if tt.vary != nil {
@@ -157,7 +187,12 @@ func TestIdentityExpressions(t *testing.T) {
 func TestWhatIsNotCoveredFailsClosed(t *testing.T) {
 	for _, tt := range []struct{ filter, want string }{
 		{filterOf(`{"metadata": {"filter": "f"}}`, yes), `permissions[0].metadata: there is no metadata of "f" here`},
-		{filterOf(yes, `{"metadata": {"filter": "envoy.filters.http.jwt_authn"}}`), `principals[0].metadata: attributes of a JWT`},
+		{filterOf(yes, `{"metadata": {"filter": "envoy.filters.http.jwt_authn"}}`), `principals[0].metadata: there is no metadata of "envoy.filters.http.jwt_authn" here but the claims`},
+		{filterOf(yes, claim(``, `{"listMatch": {"oneOf": {"stringMatch": {"exact": "x"}}}}`, "a")), `only the same string`},
+		{filterOf(yes, claim(``, `{"orMatch": {"valueMatchers": [{"listMatch": {"oneOf": {"stringMatch": {"exact": "x"}}}}, {"stringMatch": {"exact": "y"}}]}}`, "a")), `only the same string`},
+		{filterOf(yes, claim(``, `{"orMatch": {"valueMatchers": [{"listMatch": {"oneOf": {"boolMatch": true}}}, {"boolMatch": true}]}}`, "a")), `BoolMatch is not supported`},
+		{filterOf(yes, claim(``, `{"stringMatch": {"safeRegex": {"regex": "("}}}`, "iss")), `error parsing regexp`},
+		{filterOf(yes, claim(``, `{"presentMatch": true}`, "sub")), `PresentMatch is not supported`},
 		{filterOf(`{"matcher": {"name": "m"}}`, yes), `permissions[0]: permission *rbacv3.Permission_Matcher is not supported`},
 		{filterOf(`{"sourcedMetadata": {}}`, yes), `is not supported`},
 		{filterOf(`{}`, yes), `permission <nil> is not supported`},

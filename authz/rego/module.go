@@ -168,7 +168,7 @@ func (v view) conditions(p *authz.Policy, terms []term) (out []string, ok bool, 
 			continue
 		}
 		if t.function == "" {
-			return nil, false, fmt.Errorf("rego: %s: %w", t.key, authz.ErrUnsupported)
+			return nil, false, fmt.Errorf("rego: %s: %w", t.unsupported, authz.ErrUnsupported)
 		}
 		if v.name == "node" && t.function == "any_namespace" {
 			t.function = "any_node_namespace"
@@ -185,7 +185,8 @@ func (v view) conditions(p *authz.Policy, terms []term) (out []string, ok bool, 
 // A term is one field of a source or operation, or a condition.
 type term struct {
 	function          string // of the prelude
-	key               string // the first argument of some, or what is not supported
+	argument          string // the first one of those functions that have two
+	unsupported       string // what the term asks for, if there is no function
 	values, notValues []string
 	http              bool // only a request has it
 	node              bool // the node tunnel enforces it
@@ -194,7 +195,7 @@ type term struct {
 func sourceTerms(s *authz.Source, ns string) []term {
 	return []term{
 		{function: "any_principal", values: s.Principals, notValues: s.NotPrincipals, node: true},
-		{key: "requestPrincipals", values: s.RequestPrincipals, notValues: s.NotRequestPrincipals, http: true},
+		{function: "any_request_principal", values: s.RequestPrincipals, notValues: s.NotRequestPrincipals, http: true},
 		{function: "any_namespace", values: s.Namespaces, notValues: s.NotNamespaces, node: true},
 		{function: "any_account", values: inNamespace(ns, s.ServiceAccounts), notValues: inNamespace(ns, s.NotServiceAccounts), node: true},
 		{function: "any_trust_domain", values: s.TrustDomains, notValues: s.NotTrustDomains},
@@ -233,15 +234,31 @@ func conditionTerm(w *authz.Condition, ns string) term {
 		t.function, t.node = "any_port", true
 	case "connection.sni":
 		t.function = "any_sni"
+	case "request.auth.principal":
+		t.function, t.http = "any_request_principal", true
+	case "request.auth.audiences":
+		t.function, t.argument, t.http = "any_claim", `["aud"]`, true
+	case "request.auth.presenter":
+		t.function, t.argument, t.http = "any_claim", `["azp"]`, true
 	default:
-		name, ok := strings.CutPrefix(w.Key, "request.headers[")
-		if !ok {
-			t.key, t.http = w.Key, strings.HasPrefix(w.Key, "request.auth.")
-			return t
-		}
-		t.function, t.key, t.http = "any_header", strings.ToLower(strings.TrimSuffix(name, "]")), true
+		t.named(w.Key)
 	}
 	return t
+}
+
+// named completes the term of a condition whose key has names in brackets.
+func (t *term) named(key string) {
+	if claim, ok := strings.CutPrefix(key, "request.auth.claims["); ok {
+		path := strings.Split(strings.TrimSuffix(claim, "]"), "][")
+		t.function, t.argument, t.http = "any_claim", quoted(path), true
+		return
+	}
+	if name, ok := strings.CutPrefix(key, "request.headers["); ok {
+		name = strings.ToLower(strings.TrimSuffix(name, "]"))
+		t.function, t.argument, t.http = "any_header", strconv.Quote(name), true
+		return
+	}
+	t.unsupported = key
 }
 
 func inNamespace(ns string, accounts []string) (out []string) {
@@ -278,8 +295,8 @@ func (t term) calls(values []string, not string) string {
 			blocks = append(blocks, block(v))
 		}
 		values = blocks
-	case "any_header":
-		return fmt.Sprintf("%s%s(%s, %s)", not, t.function, strconv.Quote(t.key), quoted(values))
+	case "any_header", "any_claim":
+		return fmt.Sprintf("%s%s(%s, %s)", not, t.function, t.argument, quoted(values))
 	}
 	return fmt.Sprintf("%s%s(%s)", not, t.function, quoted(values))
 }

@@ -77,6 +77,76 @@ any_header(name, values) if {
 	wildcard(input.http.headers[name], value)
 }
 
+# Of a request principal the issuer is what is before the last slash.
+any_request_principal(values) if {
+	some value in values
+	input.token.iss != ""
+	input.token.sub != ""
+	request_principal(value)
+}
+
+request_principal("*")
+
+request_principal(value) if {
+	parts := issuer_and_subject(value)
+	startswith(value, "*")
+	wildcard(input.token.iss, parts[0])
+	input.token.sub == parts[1]
+}
+
+request_principal(value) if {
+	parts := issuer_and_subject(value)
+	not startswith(value, "*")
+	input.token.iss == parts[0]
+	endswith(value, "*")
+	wildcard(input.token.sub, parts[1])
+}
+
+request_principal(value) if {
+	parts := issuer_and_subject(value)
+	not startswith(value, "*")
+	not endswith(value, "*")
+	input.token.iss == parts[0]
+	input.token.sub == parts[1]
+}
+
+request_principal(value) if {
+	value != "*"
+	not contains(value, "/")
+	startswith(value, "*")
+	endswith(input.token.sub, substring(value, 1, -1))
+}
+
+request_principal(value) if {
+	value != "*"
+	not contains(value, "/")
+	not startswith(value, "*")
+	endswith(value, "*")
+	wildcard(input.token.iss, value)
+}
+
+issuer_and_subject(value) := [concat("/", array.slice(parts, 0, count(parts) - 1)), parts[count(parts) - 1]] if {
+	parts := split(value, "/")
+	count(parts) > 1
+}
+
+# A claim is a string, or a list of which any string will do; "*" is one that is
+# not empty.
+any_claim(path, values) if {
+	some value in values
+	some text in claim_texts(object.get(input.token.claims, path, null))
+	filled(text, value)
+}
+
+claim_texts(claim) := {claim} if is_string(claim)
+
+claim_texts(claim) := {item | some item in claim; is_string(item)} if is_array(claim)
+
+filled(text, value) if {
+	text != ""
+	wildcard(text, value)
+}
+
 # "*" is anything, "*x" a suffix, "x*" a prefix.
 
 wildcard(_, "*")

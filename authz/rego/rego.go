@@ -109,6 +109,9 @@ func Document(in *authz.Input) map[string]any {
 	if in.HTTP != nil {
 		doc["http"] = request(in.HTTP)
 	}
+	if t := in.Token; t != nil {
+		doc["token"] = map[string]any{"iss": t.Issuer, "sub": t.Subject, "claims": t.Claims}
+	}
 	return doc
 }
 

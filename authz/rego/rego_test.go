@@ -47,15 +47,14 @@ func TestModuleReadsWell(t *testing.T) {
 }
 
 func TestModuleRefusesWhatItCannotSay(t *testing.T) {
-	jwt := []authz.Rule{{From: []authz.Source{{RequestPrincipals: []string{"*"}}}}}
-	claim := []authz.Rule{{When: []authz.Condition{{Key: "request.auth.claims[a]", Values: []string{"x"}}}}}
+	metadata := []authz.Rule{{When: []authz.Condition{{Key: "experimental.envoy.filters.x[y]", Values: []string{"x"}}}}}
 	for _, tt := range []struct {
 		p           authz.Policy
 		unsupported bool
 	}{
 		{authz.Policy{Action: authz.Custom, Provider: "x", Rules: []authz.Rule{{}}}, true},
-		{authz.Policy{Rules: jwt}, true},
-		{authz.Policy{Action: authz.Deny, Rules: claim}, true},
+		{authz.Policy{Rules: metadata}, true},
+		{authz.Policy{Action: authz.Deny, Rules: metadata}, true},
 		{authz.Policy{Action: authz.Deny}, false},
 	} {
 		_, err := New(t.Context(), authz.Options{}, &tt.p)
