@@ -2,7 +2,6 @@ package hbone
 
 import (
 	"bytes"
-	"net/netip"
 	"runtime"
 	"testing"
 	"testing/synctest"
@@ -218,31 +217,6 @@ func (x *abandoner) Data([]byte) { x.t.Reset(nil) }
 func (x *abandoner) Sent(int)    {}
 func (x *abandoner) EOF()        {}
 func (x *abandoner) Reset(error) {}
-
-// BenchmarkConnect measures new HBONE connections, both ends in this process:
-// TCP, the handshake with both certificates verified, HTTP/2's preface, and one
-// CONNECT refused.
-func BenchmarkConnect(b *testing.B) {
-	overTCP(b, rigOptions{pool: PoolOptions{IdleRelease: -1}}, func(r *rig) {
-		b.ReportAllocs()
-		i := 0
-		for b.Loop() {
-			k := r.key()
-			i++
-			k.SourceIP = netip.AddrFrom4([4]byte{127, 1, byte(i >> 8), byte(i)}) // a connection of its own
-			if err := r.openErr(k, "status-503"); NothingSent(err) {
-				b.Fatal(err)
-			}
-			on(r.pool.o.Loop, func() {
-				for c := range r.pool.conns {
-					c.retire()
-					c.sock.Abort(nil)
-				}
-			})
-		}
-		b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "conns/s")
-	})
-}
 
 // BenchmarkTunnel measures a tunnel through two loops and the loopback
 // interface, mTLS included, with an echo at its end. It excludes any copy to a
