@@ -128,10 +128,11 @@ func (p *epoll) arm(l *Loop, until time.Duration) {
 	_ = p.file.SetReadDeadline(t)
 }
 
-func (p *epoll) dispatch(n int) {
+func (p *epoll) dispatch(l *Loop, n int) {
 	for i := range n {
 		if fd := int(p.events[i].Fd); fd != p.event && p.wires[fd] != nil {
 			p.wires[fd].event(p.events[i].Events)
+			l.breathe()
 		}
 	}
 }

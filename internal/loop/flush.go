@@ -80,8 +80,17 @@ func (s *Socket) write() bool {
 			return false
 		}
 	}
-	s.mark()
+	s.rest()
 	return false
+}
+
+// rest has the socket flushed again in the next batch: it has had its turn in
+// this one.
+func (s *Socket) rest() {
+	if !s.dirty {
+		s.dirty = true
+		s.loop.spent = append(s.loop.spent, s)
+	}
 }
 
 // A keeper is a Driver that keeps what Output returned until it has left, and

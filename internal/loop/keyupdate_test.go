@@ -41,7 +41,9 @@ func TestKeyUpdate(t *testing.T) {
 		e.adoptConn(s, d)
 
 		secret := secrets.find(e, "CLIENT_TRAFFIC_SECRET_0")
+		before := e.l.Stats().Writes
 		e.write(peers, seal(secret, 22, []byte{24, 0, 0, 1, 1}))
+		e.until("the answer", func() bool { return e.l.Stats().Writes > before })
 		e.write(peers, seal(expand(secret, "traffic upd", 32), 23, []byte("new keys")))
 		e.until("bytes under the new keys", func() bool { return string(d.in) == "new keys" })
 		// The answer is a record of its own before this one; crypto/tls follows it.

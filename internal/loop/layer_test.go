@@ -8,6 +8,7 @@ import (
 	"flag"
 	"io"
 	"math/rand/v2"
+	"net"
 	"os"
 	"os/exec"
 	"runtime"
@@ -83,6 +84,11 @@ func TestLayerIsChosen(t *testing.T) {
 				}
 				peer.Close()
 				e.wantClosed(d, nil)
+				if tt.own {
+					if _, err := s.layer.Seal(nil, nil); !errors.Is(err, net.ErrClosed) {
+						e.Errorf("the keys are still there: %v", err)
+					}
+				}
 			})
 		})
 	}
@@ -184,6 +190,28 @@ func TestCertificateIsRefusedAfterTheHandshake(t *testing.T) {
 			e.Errorf("Closed(%v)", err)
 		}
 		peers.Close()
+	})
+}
+
+// What a driver has to say when a bad record arrives is not sealed any more, but
+// the peer is told what was bad.
+func TestBadRecordWhileThereIsOutput(t *testing.T) {
+	bubble(t, func(e *env) {
+		ours, peers := e.pair(e)
+		s, peer := e.secureConns(ours, peers)
+		d := echo()
+		e.adoptConn(s, d)
+		e.mem.Stall(s.LocalAddr().Addr(), true)
+		e.write(peer, []byte("good"))
+		e.write(peers, append([]byte{23, 3, 3, 0, 30}, make([]byte, 30)...))
+		e.mem.Stall(s.LocalAddr().Addr(), false)
+		got, err := io.ReadAll(peer)
+		if len(got) > 0 || err == nil || !strings.Contains(err.Error(), "bad record MAC") {
+			e.Errorf("peer: %q, %v", got, err)
+		}
+		if err := <-d.closed; err == nil || !strings.Contains(err.Error(), "bad record MAC") {
+			e.Errorf("Closed(%v)", err)
+		}
 	})
 }
 

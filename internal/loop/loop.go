@@ -92,6 +92,8 @@ type Loop struct {
 	ending  []Flusher // the other half of enders
 	dirty   []*Socket // have something to flush
 	flushed []*Socket // the other half of dirty
+	spent   []*Socket // dirty, but have had their turn: for the next batch
+	carried int       // bytes read since the last flush
 	ready   []*Socket // have something to read that no event will tell
 	reading []*Socket // the other half of ready
 	sockets []*Socket // all of them, each knowing its index
@@ -111,12 +113,17 @@ const (
 )
 
 // The budgets of one socket in one batch, so that one that never falls silent
-// does not starve the others.
+// does not starve the others: what comes for them waits for one turn of its, of
+// a sixth of a millisecond for each budget.
 const (
 	maxReads     = 4
-	maxReadBytes = 256 << 10
-	maxFlush     = 256 << 10
+	maxReadBytes = 128 << 10
+	maxFlush     = 128 << 10
 )
+
+// maxCarried is how much is read before a batch flushes and goes on: 512 KiB. It
+// is when many have much to say that nobody's answer should wait for all of it.
+const maxCarried = 512 << 10
 
 // maxPasses bounds how often the end of a batch starts over because flushing
 // one thing gave another something to say. What is left goes first in the next
@@ -159,8 +166,8 @@ func (l *Loop) Do(f func()) {
 // batch.
 func (l *Loop) Now() time.Time { return l.now }
 
-// AtBatchEnd runs f once, after the events of this batch and before its sockets
-// are flushed. It may be called from within a Flush; each call is one run, so
+// AtBatchEnd runs f once, after the events of this batch, or those up to where it
+// flushes, and before its sockets are flushed. It may be called from within a Flush; each call is one run, so
 // whoever calls often keeps a mark.
 func (l *Loop) AtBatchEnd(f Flusher) { l.enders = append(l.enders, f) }
 
@@ -202,11 +209,12 @@ func (l *Loop) serve(context.Context) {
 
 // batch waits until there is something to do and does all of it.
 func (l *Loop) batch() {
+	l.takeTurns()
 	until := l.timers.next()
 	idle := len(l.ready)+len(l.dirty)+len(l.enders) == 0
 	events := l.poller.wait(l, idle, until)
 	l.tick()
-	l.poller.dispatch(events)
+	l.poller.dispatch(l, events)
 	l.runReady()
 	l.runQueue()
 	l.timers.fire(l.at)
@@ -240,6 +248,7 @@ func (l *Loop) runQueue() {
 	for i, f := range q {
 		q[i] = nil
 		f()
+		l.breathe()
 	}
 	l.meter.posted += uint64(len(q))
 	if cap(q) > 4<<10 {
@@ -252,6 +261,7 @@ func (l *Loop) runQueue() {
 func (l *Loop) runLeft() {
 	for {
 		l.tick()
+		l.takeTurns()
 		l.runQueue()
 		l.end()
 		l.mu.Lock()
@@ -278,12 +288,28 @@ func (l *Loop) runReady() {
 		l.reading[i] = nil
 		s.again = false
 		s.readable()
+		l.breathe()
 	}
+}
+
+// breathe flushes in the middle of a batch that has carried much.
+func (l *Loop) breathe() {
+	if l.carried >= maxCarried {
+		l.end()
+	}
+}
+
+// takeTurns has those flushed again who have had their turn in the last batch.
+func (l *Loop) takeTurns() {
+	l.dirty = append(l.dirty, l.spent...)
+	clear(l.spent)
+	l.spent = l.spent[:0]
 }
 
 // end runs the Flushers and then flushes the sockets, until nothing has
 // anything left to say.
 func (l *Loop) end() {
+	l.carried = 0
 	for range maxPasses {
 		switch {
 		case len(l.enders) > 0:
@@ -326,6 +352,7 @@ func (l *Loop) forget(s *Socket) {
 // shut aborts every socket and ends run after this batch.
 func (l *Loop) shut() {
 	l.closing = true
+	l.takeTurns()
 	for _, s := range l.sockets {
 		s.fail(ErrClosed)
 	}

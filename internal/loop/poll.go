@@ -9,8 +9,8 @@ type poller interface {
 	// that is negative). It calls park before it waits.
 	wait(l *Loop, idle bool, until time.Duration) int
 
-	// dispatch handles the first n events.
-	dispatch(n int)
+	// dispatch handles the first n events, and has l breathe after each.
+	dispatch(l *Loop, n int)
 
 	// wake ends a wait. It may be called from anywhere, even after close.
 	wake()
@@ -79,7 +79,7 @@ func (p *chanPoller) wait(l *Loop, idle bool, until time.Duration) int {
 	return 0
 }
 
-func (p *chanPoller) dispatch(int) {}
+func (p *chanPoller) dispatch(*Loop, int) {}
 
 func (p *chanPoller) wake() {
 	select {

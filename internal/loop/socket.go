@@ -47,7 +47,6 @@ type Socket struct {
 	index  int        // in loop.sockets
 	most   int        // how much to read at a time; 0: no limit
 	cause  error      // for Closed
-	lost   error      // what the wire said after what was read of it, to TLS
 	ended  error      // TLS has nothing more to say, which has not been told yet
 	timer  *Timer     // while closing
 	phase  phase
@@ -105,7 +104,7 @@ func (s *Socket) Resume() {
 	}
 	s.paused = false
 	s.mark()
-	if s.phase == open && (s.held.Len() > 0 || s.lost != nil || s.ended != nil || s.w != nil && s.w.more()) {
+	if s.phase == open && (s.held.Len() > 0 || s.ended != nil || s.w != nil && s.w.more()) {
 		s.loop.again(s)
 	}
 }
@@ -243,6 +242,7 @@ func (s *Socket) readable() {
 		} else {
 			k, more = s.readPlain()
 		}
+		s.loop.carried += k
 		if n += k; !more {
 			return
 		}

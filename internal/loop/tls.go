@@ -46,16 +46,20 @@ func (s *Socket) readTLS() (n int, more bool) {
 	}
 	in := s.loop.in
 	had := s.takeHeld(in)
-	if s.lost == nil && !s.layer.Whole(in[:had]) {
-		room := in[had:min(had+readSize, len(in))]
+	more = true // if the socket need not be asked
+	if !s.layer.Whole(in[:had]) {
 		var err error
+		room := in[had:min(had+readSize, len(in))]
 		n, err = s.w.read(room)
-		if err != nil && err != errWait {
-			s.lost = err
+		switch {
+		case err == io.EOF && had > 0:
+			s.end(s.opError("read", errTruncated))
+			return 0, false
+		case err != nil && err != errWait:
+			s.readFailed(err)
+			return 0, false
 		}
 		more = err == nil && (n == len(room) || s.w.more())
-	} else {
-		more = true // the socket has not been asked
 	}
 	s.held.Append(s.open(in[:had+n]))
 	return n, more && s.reads()
@@ -103,33 +107,23 @@ func (s *Socket) open(p []byte) []byte {
 // and each is opened to where it belongs.
 func (s *Socket) openInto(plain, p []byte) (n int, rest []byte) {
 	for s.ended == nil && len(plain)-n >= record.Room {
-		k, used, err := s.layer.Open(plain[n:], p)
-		n, p = n+k, p[used:]
-		switch {
-		case err != nil:
-			s.ended = err
-		case used > 0:
-		case s.lost == nil:
-			return n, p
-		case s.lost == io.EOF && len(p) > 0:
-			s.ended = errTruncated
-		default:
-			s.ended = s.lost
+		var k, used int
+		k, used, s.ended = s.layer.Open(plain[n:], p)
+		if used == 0 {
+			break
 		}
+		n, p = n+k, p[used:]
 	}
 	return n, p
 }
 
 // tlsEnded tells the driver why TLS has nothing more to say.
 func (s *Socket) tlsEnded() {
-	switch err := s.ended; {
-	case err == io.EOF:
+	if s.ended == io.EOF {
 		s.gotEOF()
-	case err == s.lost:
-		s.fail(s.opError("read", err))
-	default: // the peer is owed an alert, which is worth a flush
-		s.end(s.opError("read", err))
+		return
 	}
+	s.end(s.opError("read", s.ended)) // the peer may be owed an alert, which is worth a flush
 }
 
 // writeTLS seals what the driver has to say and writes it together.
@@ -160,7 +154,7 @@ func (s *Socket) writeTLS() bool {
 		}
 	}
 	if s.sendSealed() {
-		s.mark()
+		s.rest()
 	}
 	return false
 }

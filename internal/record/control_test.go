@@ -218,6 +218,10 @@ func TestKeyUpdateIsAnsweredOnce(t *testing.T) {
 	if got, err := openAll(client, mustSeal(t, server, []byte("y"))); string(got) != "y" || err != nil {
 		t.Errorf("%q, %v", got, err)
 	}
+	client.update = true // and asks for none
+	if _, err := openAll(server, mustSeal(t, client, nil)); err != nil || server.Owes() {
+		t.Errorf("a KeyUpdate that asks for nothing is answered, or %v", err)
+	}
 }
 
 // A key is replaced after so many records, whoever sends them.
