@@ -52,6 +52,9 @@ var imports = map[string]string{
 	"internal/file":     "authz internal/config internal/identity internal/manifest internal/mesh internal/watch routing",
 	"internal/admin":    "telemetry",
 
+	// It talks to the world, on goroutines.
+	"internal/extauthz": "internal/identity internal/l7",
+
 	// They carry.
 	"waypoint": "authz routing telemetry internal/bufs internal/config internal/flow internal/h1 internal/h2 internal/hbone internal/identity internal/inner internal/l7 internal/loop internal/mesh",
 	"ztunnel":  "authz telemetry internal/bufs internal/config internal/flow internal/hbone internal/h2 internal/identity internal/l7 internal/loop internal/mesh",
@@ -78,8 +81,8 @@ var homes = map[string]string{
 	"github.com/open-policy-agent/": "authz/rego",
 	"github.com/prometheus/":        "telemetry internal/admin",
 	"go.opentelemetry.io/":          "telemetry",
-	"github.com/envoyproxy/":        "authz/rbac",
-	"google.golang.org/grpc":        "internal/identity telemetry",
+	"github.com/envoyproxy/":        "authz/rbac internal/extauthz",
+	"google.golang.org/grpc":        "internal/extauthz internal/identity telemetry",
 	"k8s.io/":                       "internal/manifest",
 	"istio.io/":                     "internal/manifest",
 	"sigs.k8s.io/":                  "internal/manifest",
@@ -89,7 +92,7 @@ var homes = map[string]string{
 	"golang.org/x/crypto":           "internal/record",
 	"golang.org/x/net/http2":        "internal/h2 internal/meshtest", // in tests, the peer that is not ours
 	"github.com/fsnotify/fsnotify":  "internal/watch",
-	"net/http":                      "internal/admin internal/demo internal/meshtest examples/bookinfo",
+	"net/http":                      "internal/admin internal/demo internal/extauthz internal/meshtest examples/bookinfo",
 	"github.com/spf13/":             "cmd/waystone internal/program",
 }
 
