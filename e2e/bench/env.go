@@ -41,6 +41,8 @@ type env struct {
 type destination struct {
 	HBONE netip.AddrPort // as account server
 	Plain netip.AddrPort // plain TCP
+	HTTP2 netip.AddrPort // over TLS, for reverse proxies; see startOrigins
+	HTTP1 netip.AddrPort // without TLS
 }
 
 // newEnv makes what a run needs. Our own programs are in bin, everything else is
@@ -57,6 +59,8 @@ func newEnv(dir, bin string) (*env, error) {
 	}
 	e.destination.HBONE = netip.AddrPortFrom(e.address(), portHBONE)
 	e.destination.Plain = netip.AddrPortFrom(e.address(), 8080)
+	e.destination.HTTP2 = netip.AddrPortFrom(e.address(), 8443)
+	e.destination.HTTP1 = netip.AddrPortFrom(e.address(), 8080)
 	e.family = newFamily()
 	return e, nil
 }
