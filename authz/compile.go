@@ -13,6 +13,11 @@ type Options struct {
 	Aliases       []string // further trust domains that mean this one
 	RootNamespace string   // "" is istio-system; only from there may a GatewayClass be targeted
 
+	// Providers are the authorizers that can be asked, by name. If nil, nobody
+	// will ask any: CUSTOM policies are not supported. If one names another, it
+	// refuses what its rules match.
+	Providers map[string]Provider
+
 	// L4 compiles for the node tunnel, which sees no HTTP: see the package
 	// comment.
 	L4 bool
@@ -105,7 +110,7 @@ func (c *compiler) check() error {
 				Reason: fmt.Sprintf("a GatewayClass may be targeted from the root namespace %q only", root)}
 		}
 	}
-	if p.Action == Custom && !c.o.L4 {
+	if p.Action == Custom && !c.o.L4 && c.o.Providers == nil {
 		return c.unsupported("spec.action", "the action CUSTOM is not supported yet")
 	}
 	return nil
@@ -115,11 +120,15 @@ func (c *compiler) unsupported(field, reason string) error {
 	return &FieldError{Policy: c.policy.Key(), Field: field, Reason: reason, Unsupported: true}
 }
 
-// compile returns an entry for each rule; an ALLOW policy always has one.
+// compile returns an entry for each rule; an ALLOW policy always has one, and a
+// CUSTOM policy under dry run none: nobody is asked for a rehearsal.
 func (c *compiler) compile() []Entry {
 	p := c.policy
 	if c.o.L4 && p.Action != Allow && p.Action != Deny {
 		return nil // Istio does not send these to the node
+	}
+	if p.Action == Custom && p.DryRun {
+		return nil
 	}
 	var out []Entry
 	for i := range p.Rules {
@@ -130,12 +139,28 @@ func (c *compiler) compile() []Entry {
 		} else {
 			e.HTTP, e.Opaque = c.rule(i, requests), c.rule(i, connections)
 		}
+		if p.Action == Custom {
+			c.custom(&e)
+		}
 		out = append(out, e)
 	}
 	if len(out) == 0 && p.Action == Allow {
 		out = append(out, Entry{DryRun: p.DryRun, ID: p.ruleID(0), Policy: p, Rule: -1})
 	}
 	return out
+}
+
+// custom completes the entry of a CUSTOM rule.
+func (c *compiler) custom(e *Entry) {
+	provider, known := c.o.Providers[c.policy.Provider]
+	e.Provider, e.Unusable = c.policy.Provider, !known
+	e.ID = customPrefix + e.Provider + "-" + e.ID
+	if !known {
+		e.ID += unusable
+	}
+	if provider.HTTPOnly {
+		e.Opaque = nil
+	}
 }
 
 // rule compiles rule i for v.

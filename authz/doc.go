@@ -4,8 +4,9 @@
 // The policies attached to one destination make a [Set]. Its verdict is the
 // first of these that applies:
 //
-//	1  AUDIT   a rule matches                     the verdict is marked, and it goes on
-//	2  CUSTOM  a rule matches                     not supported yet: Compile says so
+//	1  CUSTOM  a rule matches                     its provider is asked: refused if it says
+//	                                              no, else it goes on
+//	2  AUDIT   a rule matches                     the verdict is marked, and it goes on
 //	3  DENY    a rule matches                     refused; that rule is named
 //	4  ALLOW   there is no ALLOW policy           allowed
 //	5          a rule matches                     allowed; that rule is named
@@ -37,6 +38,7 @@
 // dropped. A DENY rule loses it; where nothing is left of a source, operation
 // or condition, that source, operation or condition matches nothing.
 //
-// Nothing here asks an authorizer, fetches a key or blocks: see package rego
-// for OPA, which serves as the oracle of this package's tests.
+// Nothing here asks an authorizer, fetches a key or blocks: [Set.Check] and
+// [Set.Ask] say whom to ask. See package rego for OPA, which serves as the oracle
+// of this package's tests.
 package authz

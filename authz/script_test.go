@@ -20,11 +20,13 @@ import (
 //
 //	policy   the input is policies in YAML, added to those before it; the result
 //	         is "ok" or what is wrong with them
-//	options  trust-domain=td aliases=a,b l4 root=ns: as whom to compile
+//	options  trust-domain=td aliases=a,b l4 root=ns providers=a,b:http: as whom
+//	         to compile
 //	reset    forget all policies
 //	check    name=value…: a request; the result is its verdict. Names are
 //	         principal, source, dest, sni, method, host, path and the names of
 //	         header fields. With none of the HTTP ones it is a connection.
+//	         Where a provider must be asked, it says yes, and the verdict follows.
 //	         token={…} gives the claims of a valid JWT, in JSON without blanks.
 func TestScripts(t *testing.T) {
 	script.Run(t, "testdata/*.txt", func(*testing.T) func(*script.Block) string { return new(world).run })
@@ -80,6 +82,12 @@ func (w *world) setOptions(b *script.Block) string {
 			w.options.Aliases = strings.Split(value, ",")
 		case "root":
 			w.options.RootNamespace = value
+		case "providers":
+			w.options.Providers = map[string]authz.Provider{}
+			for _, name := range strings.Split(value, ",") {
+				name, httpOnly := strings.CutSuffix(name, ":http")
+				w.options.Providers[name] = authz.Provider{HTTPOnly: httpOnly}
+			}
 		case "l4":
 			w.options.L4 = true
 		default:
@@ -95,7 +103,15 @@ func (w *world) check(b *script.Block) string {
 		b.Fatalf("%v", err)
 	}
 	set, _ := authz.Compile(w.options, w.policies...)
-	return verdict(set.Check(in))
+	v := set.Check(in)
+	if v.Ask == nil {
+		return verdict(v)
+	}
+	out := ""
+	for q := v.Ask; q != nil; q = set.Ask(in, q) {
+		out += "ask " + q.Provider + ": " + q.ID + "\n"
+	}
+	return out + "then " + verdict(set.Decide(in))
 }
 
 func verdict(v authz.Verdict) string {

@@ -35,6 +35,11 @@ type Verdict struct {
 	Policy *Policy
 	Rule   int
 
+	// Ask says that a CUSTOM rule matched: until its provider has been asked, and
+	// has said yes, the input is refused, and of policies of the other actions
+	// nothing is known.
+	Ask *Question
+
 	// Audit is set when an AUDIT rule matched. It changes nothing else.
 	Audit bool
 
@@ -80,6 +85,8 @@ type Set struct {
 
 // A decider holds entries by action, each list in the order of its names.
 type decider struct {
+	refuse              []*Entry // CUSTOM, of providers that there are not
+	custom              []group
 	audit, deny, allow  []*Entry
 	dryDeny, dryAllow   []*Entry
 	restrict, dryStrict bool // an ALLOW policy applies, even if none of its rules can match
@@ -94,24 +101,33 @@ type Entry struct {
 	Policy *Policy // where it comes from
 	Rule   int     // its index there; -1: stands for a policy without rules
 
+	// Provider is whom a CUSTOM entry has asked. If Unusable, it cannot be asked,
+	// and what the entry matches is refused.
+	Provider string
+	Unusable bool
+
 	// HTTP is asked about requests, Opaque about connections that are not HTTP.
 	// A nil Expr never matches; an ALLOW entry that never matches still
 	// restricts, as any ALLOW policy does.
 	HTTP, Opaque *Expr
 
-	denied string
+	denied   string
+	question *Question
 }
 
 const deniedPrefix = "rbac_access_denied_matched_policy["
 
 // NewSet returns the Set of entries. With no entries at all it allows
-// everything. CUSTOM entries are not for a Set, and are treated as DENY.
+// everything.
 func NewSet(entries []Entry) *Set {
 	s := &Set{}
 	all := make([]*Entry, len(entries))
 	for i := range entries {
 		e := entries[i]
 		e.denied = deniedPrefix + blanks(e.ID) + "]"
+		if e.Action == Custom {
+			e.question = &Question{Provider: e.Provider, ID: e.ID, Policy: e.Policy, Rule: e.Rule, denied: e.denied}
+		}
 		all[i] = &e
 	}
 	// Envoy looks at policies in the order of their names, so the name that is
@@ -127,6 +143,13 @@ func NewSet(entries []Entry) *Set {
 func (d *decider) add(e *Entry, x *Expr) {
 	list := &d.deny
 	switch {
+	case e.Action == Custom && e.Unusable:
+		list = &d.refuse
+	case e.Action == Custom && x != nil && x.op != opNever:
+		d.ask(e)
+		return
+	case e.Action == Custom:
+		return
 	case e.Action == Audit:
 		list = &d.audit
 	case e.Action == Allow && e.DryRun:
@@ -150,27 +173,55 @@ func Closed(reason string) *Set {
 // blanks replaces white space, which the access log's details must not have.
 func blanks(s string) string { return strings.Join(strings.Fields(s), "_") }
 
-// Check gives the verdict on in: see the table in the package comment. It
-// allocates nothing and keeps nothing of in.
-func (s *Set) Check(in *Input) Verdict {
+// Check gives the verdict on in: see the table in the package comment. If a
+// provider must be asked, that is all it says. It allocates nothing and keeps
+// nothing of in.
+func (s *Set) Check(in *Input) Verdict { return s.check(in, true) }
+
+// Decide gives the verdict on in as Check does once every provider that must be
+// asked has said yes: whoever calls it has seen to that by Ask.
+func (s *Set) Decide(in *Input) Verdict { return s.check(in, false) }
+
+func (s *Set) check(in *Input, ask bool) Verdict {
 	if s == nil {
 		return Verdict{Allowed: true, Rule: -1}
 	}
 	if s.closed != "" {
 		return Verdict{Rule: -1, details: s.closed}
 	}
-	d, isHTTP := &s.opaque, in.HTTP != nil
-	if isHTTP {
-		d = &s.http
-	}
+	d, isHTTP := s.of(in), in.HTTP != nil
 	var f facts
 	f.read(in)
-	v := Verdict{Rule: -1}
-	v.Audit = first(d.audit, &f, isHTTP) != nil
-	if d.dryStrict || d.dryDeny != nil {
-		v.DryRun = d.rehearse(&f, isHTTP)
+	if e := first(d.refuse, &f, isHTTP); e != nil {
+		return e.verdict()
 	}
-	if e := first(d.deny, &f, isHTTP); e != nil {
+	if ask && d.custom != nil {
+		if q := d.question(&f, isHTTP, nil); q != nil {
+			return Verdict{Policy: q.Policy, Rule: q.Rule, Ask: q, details: q.denied}
+		}
+	}
+	return d.decide(&f, isHTTP)
+}
+
+// of returns the decider for in.
+func (s *Set) of(in *Input) *decider {
+	if in.HTTP != nil {
+		return &s.http
+	}
+	return &s.opaque
+}
+
+// verdict returns that of an entry that matches, and refuses by it.
+func (e *Entry) verdict() Verdict { return Verdict{Policy: e.Policy, Rule: e.Rule, details: e.denied} }
+
+// decide judges by the policies of all actions but CUSTOM.
+func (d *decider) decide(f *facts, isHTTP bool) Verdict {
+	v := Verdict{Rule: -1}
+	v.Audit = first(d.audit, f, isHTTP) != nil
+	if d.dryStrict || d.dryDeny != nil {
+		v.DryRun = d.rehearse(f, isHTTP)
+	}
+	if e := first(d.deny, f, isHTTP); e != nil {
 		v.Policy, v.Rule, v.details = e.Policy, e.Rule, e.denied
 		return v
 	}
@@ -178,7 +229,7 @@ func (s *Set) Check(in *Input) Verdict {
 		v.Allowed = true
 		return v
 	}
-	if e := first(d.allow, &f, isHTTP); e != nil {
+	if e := first(d.allow, f, isHTTP); e != nil {
 		v.Allowed, v.Policy, v.Rule = true, e.Policy, e.Rule
 		return v
 	}

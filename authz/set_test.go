@@ -165,18 +165,24 @@ func request(n int) *authz.Input {
 }
 
 func TestCheckDoesNotAllocate(t *testing.T) {
-	set, err := authz.Compile(authz.Options{}, manyPolicies(20)...)
+	o := authz.Options{Providers: map[string]authz.Provider{"x": {}}}
+	ask := &authz.Policy{Namespace: "web", Name: "ask", Action: authz.Custom, Provider: "x", Rules: []authz.Rule{{From: []authz.Source{{Namespaces: []string{"team-098"}}}}}}
+	set, err := authz.Compile(o, append(manyPolicies(20), ask)...)
 	if err != nil {
 		t.Fatal(err)
 	}
 	allowed, denied, opaque := request(20), request(99), request(20)
+	if v := set.Check(denied); v.Ask == nil {
+		t.Fatalf("got %+v, want a question", v)
+	}
 	opaque.HTTP = nil
 	if v := set.Check(allowed); !v.Allowed {
 		t.Fatalf("got %+v, want allowed", v)
 	}
 	if got := testing.AllocsPerRun(100, func() {
 		set.Check(allowed)
-		_ = set.Check(denied).Details()
+		_ = set.Ask(denied, set.Check(denied).Ask)
+		_ = set.Decide(denied).Details()
 		set.Check(opaque)
 	}); got != 0 {
 		t.Errorf("got %v allocations, want 0", got)
@@ -209,5 +215,38 @@ func BenchmarkCompile(b *testing.B) {
 		if _, err := authz.Compile(authz.Options{}, policies...); err != nil {
 			b.Fatal(err)
 		}
+	}
+}
+
+// A Question may be older than the Set: what has been asked is told by its
+// provider.
+func TestAskGoesOnAfterAQuestionOfAnotherSet(t *testing.T) {
+	o := authz.Options{Providers: map[string]authz.Provider{"a": {}, "b": {}, "c": {}}}
+	compile := func(providers ...string) *authz.Set {
+		var policies []*authz.Policy
+		for _, name := range providers {
+			policies = append(policies, &authz.Policy{Namespace: "n", Name: name, Action: authz.Custom, Provider: name, Rules: []authz.Rule{{}}})
+		}
+		set, err := authz.Compile(o, policies...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return set
+	}
+	in := &authz.Input{HTTP: &l7.Request{}}
+	old := compile("b").Ask(in, nil)
+	if q := compile("a", "b", "c").Ask(in, old); q == nil || q.Provider != "c" {
+		t.Errorf("got %+v, want c", q)
+	}
+	if q := compile("a").Ask(in, old); q != nil {
+		t.Errorf("got %+v, want nothing", q)
+	}
+	for _, s := range []*authz.Set{nil, authz.NewSet(nil), authz.Closed("x")} {
+		if q := s.Ask(in, nil); q != nil {
+			t.Errorf("got %+v, want nothing", q)
+		}
+	}
+	if v := authz.Closed("x").Decide(in); v.Allowed {
+		t.Error("a closed set decides to allow")
 	}
 }

@@ -3,6 +3,7 @@ package authztest
 import (
 	"fmt"
 	"net/netip"
+	"strings"
 
 	"github.com/waystone-mesh/waystone/authz"
 	"github.com/waystone-mesh/waystone/internal/identity"
@@ -79,12 +80,15 @@ var conditions = []struct {
 	{"connection.sni", []string{"a.example.com", "*.example.com", "*", "a*"}},
 }
 
-// Policies returns a few policies. All are valid; none has the action CUSTOM.
+// Policies returns a few policies, all of them valid.
 func (r *Random) Policies() (out []*authz.Policy) {
 	for i := range 1 + r.N(3) {
-		p := &authz.Policy{Name: fmt.Sprintf("p%d", i), Namespace: "foo", Action: authz.Action(r.N(3)), DryRun: r.One(5)}
+		p := &authz.Policy{Name: fmt.Sprintf("p%d", i), Namespace: "foo", Action: authz.Action(r.N(4)), DryRun: r.One(5)}
+		if p.Action == authz.Custom {
+			p.Provider = r.of([]string{"grpc", "http", "unknown"})
+		}
 		for range 1 + r.N(2) {
-			p.Rules = append(p.Rules, r.rule())
+			p.Rules = append(p.Rules, r.rule(p.Action))
 		}
 		if p.Action == authz.Allow && r.One(8) {
 			p.Rules = nil
@@ -96,17 +100,22 @@ func (r *Random) Policies() (out []*authz.Policy) {
 
 // Options returns options for a waypoint or, one time in four, for a node.
 func (r *Random) Options() authz.Options {
-	o := authz.Options{L4: r.One(4)}
+	o := authz.Options{L4: r.One(4), Providers: map[string]authz.Provider{"grpc": {}, "http": {HTTPOnly: true}}}
 	if r.One(2) {
 		o.TrustDomain, o.Aliases = "td1", []string{"old"}
 	}
 	return o
 }
 
-func (r *Random) rule() (out authz.Rule) {
+// rule returns a rule. Those of CUSTOM policies may not ask for a JWT.
+func (r *Random) rule(a authz.Action) (out authz.Rule) {
 	if r.One(2) {
 		for range 1 + r.N(2) {
-			out.From = append(out.From, r.source())
+			s := r.source()
+			if a == authz.Custom {
+				s.RequestPrincipals, s.NotRequestPrincipals = nil, nil
+			}
+			out.From = append(out.From, s)
 		}
 	}
 	if r.One(2) {
@@ -116,6 +125,9 @@ func (r *Random) rule() (out authz.Rule) {
 	}
 	for range r.N(3) {
 		c := conditions[r.N(len(conditions))]
+		if a == authz.Custom && strings.HasPrefix(c.key, "request.auth.") {
+			continue
+		}
 		w := authz.Condition{Key: c.key, Values: r.some(c.values), NotValues: r.some(c.values)}
 		if w.Values == nil && w.NotValues == nil {
 			w.Values = []string{r.of(c.values)}

@@ -25,21 +25,40 @@ import (
 	"github.com/waystone-mesh/waystone/authz"
 )
 
-// customPrefix marks the shadow rules by which istiod tells Envoy when to ask
-// an external authorizer.
-const customPrefix = "istio_ext_authz_"
+// By shadow rules with customPrefix istiod tells Envoy when to ask an external
+// authorizer. Their names begin with customName and the authorizer.
+const (
+	customPrefix = "istio_ext_authz_"
+	customName   = "istio-ext-authz-"
+)
 
 // A Chain is the RBAC filters of one filter chain, in order. Each must let a
 // request pass.
 type Chain []*authz.Set
 
-// Check returns the verdict of the first filter that refuses, or that of the
-// last one. It is audited if any filter says so.
-func (c Chain) Check(in *authz.Input) authz.Verdict {
+// Check returns the verdict of the first filter that refuses or has to ask, or
+// that of the last one. It is audited if any filter says so.
+func (c Chain) Check(in *authz.Input) authz.Verdict { return c.each((*authz.Set).Check, in) }
+
+// Decide is to Check what authz.Set's is.
+func (c Chain) Decide(in *authz.Input) authz.Verdict { return c.each((*authz.Set).Decide, in) }
+
+// Ask returns the question of the first authorizer, by name, that any filter has
+// to ask, as authz.Set's does.
+func (c Chain) Ask(in *authz.Input, after *authz.Question) (first *authz.Question) {
+	for _, s := range c {
+		if q := s.Ask(in, after); q != nil && (first == nil || q.Provider < first.Provider) {
+			first = q
+		}
+	}
+	return first
+}
+
+func (c Chain) each(check func(*authz.Set, *authz.Input) authz.Verdict, in *authz.Input) authz.Verdict {
 	v := authz.Verdict{Allowed: true, Rule: -1}
 	audit := false
 	for _, s := range c {
-		v = s.Check(in)
+		v = check(s, in)
 		audit = audit || v.Audit
 		if !v.Allowed {
 			break
@@ -69,7 +88,8 @@ func Network(f *netrbac.RBAC) (*authz.Set, error) {
 func compile(rules, shadow *rbacv3.RBAC, prefix string) (*authz.Set, error) {
 	entries, err := entries("rules", rules, false)
 	if prefix == customPrefix {
-		err = errors.Join(err, unsupported("shadow_rules", "the action CUSTOM is not supported yet"))
+		custom, customErr := customEntries(shadow)
+		entries, err = append(entries, custom...), errors.Join(err, customErr)
 	} else {
 		dry, dryErr := dryEntries(shadow)
 		entries, err = append(entries, dry...), errors.Join(err, dryErr)
@@ -82,6 +102,27 @@ func compile(rules, shadow *rbacv3.RBAC, prefix string) (*authz.Set, error) {
 
 func dryEntries(shadow *rbacv3.RBAC) ([]authz.Entry, error) {
 	return entries("shadow_rules", shadow, true)
+}
+
+// customEntries compiles the rules by which an authorizer is asked.
+func customEntries(shadow *rbacv3.RBAC) ([]authz.Entry, error) {
+	if a := shadow.GetAction(); a != rbacv3.RBAC_DENY {
+		return nil, unsupported("shadow_rules", fmt.Sprintf("to ask an authorizer by the action %v", a))
+	}
+	out, err := entries("shadow_rules", shadow, false)
+	for i := range out {
+		e := &out[i]
+		rest, ok := strings.CutPrefix(e.ID, customName)
+		provider, id, found := strings.Cut(rest, "-ns[")
+		if !ok || !found {
+			err = errors.Join(err, unsupported("shadow_rules.policies["+e.ID+"]", "names no authorizer"))
+			continue
+		}
+		p, rule := origin("ns[" + id)
+		p.Action, p.Provider = authz.Custom, provider
+		e.Action, e.Provider, e.Policy, e.Rule = authz.Custom, provider, p, rule
+	}
+	return out, err
 }
 
 func refuse(err error) (*authz.Set, error) { return authz.Closed("RBAC filter rejected"), err }

@@ -3,6 +3,7 @@ package rbac
 import (
 	"errors"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 
@@ -215,7 +216,8 @@ func TestWhatIsNotCoveredFailsClosed(t *testing.T) {
 		{filterOf(`{"destinationPortRange": {"start": 5, "end": 5}}`, yes), `are not ports`},
 		{`{"rules": {"policies": {"p": {"permissions": [{"any": true}], "principals": [{"any": true}], "condition": {}}}}}`, `CEL is not supported`},
 		{`{"shadowRules": {"policies": {"p": {"permissions": [{}], "principals": [{"any": true}]}}}}`, `shadow_rules.policies[p]`},
-		{`{"shadowRules": {}, "shadowRulesStatPrefix": "istio_ext_authz_"}`, `CUSTOM`},
+		{`{"shadowRules": {}, "shadowRulesStatPrefix": "istio_ext_authz_"}`, `by the action ALLOW`},
+		{`{"shadowRules": {"action": "DENY", "policies": {"istio-ext-authz-p": {"permissions": [{"any": true}], "principals": [{"any": true}]}}}, "shadowRulesStatPrefix": "istio_ext_authz_"}`, `names no authorizer`},
 		{`{"rules": {"action": 7}}`, `action 7`},
 		{`{"matcher": {}}`, `only rules are`},
 	} {
@@ -312,5 +314,35 @@ func TestOriginOfAName(t *testing.T) {
 		if p.Namespace != want.ns || p.Name != want.name || rule != want.rule {
 			t.Errorf("%q: got %s/%s %d, want %+v", name, p.Namespace, p.Name, rule, want)
 		}
+	}
+}
+
+func TestChainAsksEachAuthorizerOnceInOrder(t *testing.T) {
+	ask := func(provider, path string) *authz.Set {
+		s, err := HTTP(httpFilter(t, `{"shadowRules": {"action": "DENY", "policies": {"istio-ext-authz-`+provider+`-ns[a]-policy[b]-rule[1]":
+			{"permissions": [{"urlPath": {"path": {"prefix": "`+path+`"}}}], "principals": [`+yes+`]}}}, "shadowRulesStatPrefix": "istio_ext_authz_"}`))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	deny, err := HTTP(httpFilter(t, `{"rules": {"action": "DENY", "policies": {"no": {"permissions": [{"urlPath": {"path": {"prefix": "/a"}}}], "principals": [`+yes+`]}}}}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	in := base()
+	chain := Chain{ask("z", "/a"), ask("y", "/x"), ask("p", "/a"), deny}
+	if v := chain.Check(in); v.Allowed || v.Ask == nil || v.Policy.Provider != "z" {
+		t.Errorf("got %+v, want refused until z has been asked", v)
+	}
+	var asked []string
+	for q := chain.Ask(in, nil); q != nil; q = chain.Ask(in, q) {
+		asked = append(asked, q.Provider+" "+q.ID)
+	}
+	if want := []string{"p istio-ext-authz-p-ns[a]-policy[b]-rule[1]", "z istio-ext-authz-z-ns[a]-policy[b]-rule[1]"}; !slices.Equal(asked, want) {
+		t.Errorf("got %q, want %q", asked, want)
+	}
+	if v := chain.Decide(in); v.Allowed || v.Ask != nil || v.Policy.Name != "no" {
+		t.Errorf("got %+v, want denied by no", v)
 	}
 }

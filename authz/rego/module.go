@@ -47,10 +47,10 @@ func (m *module) policy(name string, p *authz.Policy) error {
 	if err := authz.Validate(p); err != nil {
 		return err
 	}
-	if p.Action == authz.Custom {
+	if p.Action == authz.Custom && m.o.Providers == nil && !m.o.L4 {
 		return fmt.Errorf("rego: AuthorizationPolicy %s/%s: action CUSTOM: %w", p.Namespace, p.Name, authz.ErrUnsupported)
 	}
-	if m.o.L4 && p.Action == authz.Audit {
+	if m.o.L4 && (p.Action == authz.Audit || p.Action == authz.Custom) || p.Action == authz.Custom && p.DryRun {
 		return nil
 	}
 	set := strings.ToLower(p.Action.String())
@@ -69,9 +69,16 @@ func (m *module) policy(name string, p *authz.Policy) error {
 // rule writes rule i of p as a Rego rule called name, which has a body for each
 // kind of traffic that p treats differently, and adds it to set.
 func (m *module) rule(name, set string, p *authz.Policy, i int) error {
-	fmt.Fprintf(&m.body, "# AuthorizationPolicy %s/%s, spec.rules[%d]\n%s contains %s if %s\n\n", p.Namespace, p.Name, i, set, strconv.Quote(ruleID(p, i)), name)
+	element := strconv.Quote(ruleID(p, i))
+	if p.Action == authz.Custom {
+		set, element = m.custom(p, i)
+	}
+	fmt.Fprintf(&m.body, "# AuthorizationPolicy %s/%s, spec.rules[%d]\n%s contains %s if %s\n\n", p.Namespace, p.Name, i, set, element, name)
 	views := []view{{name: "http", guard: "input.http"}, {name: "tcp", guard: "not input.http", lacks: overHTTP}}
-	if m.o.L4 {
+	switch {
+	case p.Action == authz.Custom && m.o.Providers[p.Provider].HTTPOnly:
+		views = views[:1]
+	case m.o.L4:
 		views = []view{{name: "node", guard: "true", lacks: atNode}}
 	}
 	for _, v := range views {
@@ -93,6 +100,15 @@ func (m *module) rule(name, set string, p *authz.Policy, i int) error {
 		m.write(name, body)
 	}
 	return nil
+}
+
+// custom returns the set that a CUSTOM rule belongs to, and what it is there.
+func (m *module) custom(p *authz.Policy, i int) (set, element string) {
+	id := "istio-ext-authz-" + p.Provider + "-" + ruleID(p, i)
+	if _, known := m.o.Providers[p.Provider]; !known {
+		return "refuse", strconv.Quote(id + "-deny-due-to-bad-CUSTOM-action")
+	}
+	return "custom", quoted([]string{p.Provider, id})
 }
 
 // ruleID names a rule as the access log does.

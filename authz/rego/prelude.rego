@@ -214,7 +214,12 @@ domains(value) := {value} if {
 	not value in trust_domains
 }
 
-# What the rules are added to.
+# What the rules are added to. A CUSTOM rule whose provider cannot be asked is one
+# of refuse; of the others, custom has the provider and the rule.
+
+refuse contains "" if false
+
+custom contains ["", ""] if false
 
 audit contains "" if false
 
@@ -233,20 +238,34 @@ default restricted := false
 
 default verdict := {"allowed": false, "rule": "none"}
 
-verdict := {"allowed": false, "rule": min(deny)} if count(deny) > 0
+verdict := {"allowed": false, "rule": min(refuse)} if count(refuse) > 0
+
+verdict := {"allowed": false, "rule": min(deny)} if {
+	count(refuse) == 0
+	count(deny) > 0
+}
 
 verdict := {"allowed": true, "rule": ""} if {
+	count(refuse) == 0
 	count(deny) == 0
 	not restricted
 }
 
 verdict := {"allowed": true, "rule": min(allow)} if {
+	count(refuse) == 0
 	count(deny) == 0
 	restricted
 	count(allow) > 0
 }
 
+# Before that, each provider is asked by the first of its rules that matches.
+questions := [min(rules) |
+	some provider in sort({provider | some [provider, _] in custom})
+	rules := {id | some [p, id] in custom; p == provider}
+]
+
 answer := {
+	"ask": questions,
 	"verdict": verdict,
 	"audit": count(audit) > 0,
 	"dry_deny": first(dry_deny),

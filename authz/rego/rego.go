@@ -33,6 +33,10 @@ type Answer struct {
 	Rule    string // the ID of the rule that decided, "none" if none allowed, "" if none had to
 	Audit   bool
 
+	// Ask has the rules by which providers are asked, in order. The rest of the
+	// Answer is what holds if all of them say yes.
+	Ask []string
+
 	// DryDeny and DryAllow are the first rules under dry run that match.
 	DryDeny, DryAllow string
 }
@@ -77,6 +81,7 @@ func decode(v any) (Answer, error) {
 			Rule    string
 		}
 		Audit    bool
+		Ask      []string
 		DryDeny  string `json:"dry_deny"`
 		DryAllow string `json:"dry_allow"`
 	}
@@ -87,7 +92,7 @@ func decode(v any) (Answer, error) {
 	if err != nil {
 		return Answer{}, fmt.Errorf("rego: answer: %w", err)
 	}
-	return Answer{a.Verdict.Allowed, a.Verdict.Rule, a.Audit, a.DryDeny, a.DryAllow}, nil
+	return Answer{a.Verdict.Allowed, a.Verdict.Rule, a.Audit, a.Ask, a.DryDeny, a.DryAllow}, nil
 }
 
 // Document returns in as the modules see it. What in lacks, the document lacks.
