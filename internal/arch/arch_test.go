@@ -41,7 +41,7 @@ var imports = map[string]string{
 	// They decide: pure, and strangers to one another.
 	"authz":           "internal/identity internal/l7 internal/mesh",
 	"authz/rbac":      "authz internal/identity internal/l7 internal/mesh",
-	"authz/rego":      "authz internal/identity internal/l7 internal/mesh",
+	"authz/rego":      "authz internal/extauthz internal/identity internal/l7 internal/mesh",
 	"authz/authztest": "authz internal/identity internal/l7",
 	"routing":         "internal/l7 internal/mesh",
 	"telemetry":       "internal/identity internal/mesh",
@@ -92,7 +92,7 @@ var homes = map[string]string{
 	"golang.org/x/crypto":           "internal/record",
 	"golang.org/x/net/http2":        "internal/h2 internal/meshtest", // in tests, the peer that is not ours
 	"github.com/fsnotify/fsnotify":  "internal/watch",
-	"net/http":                      "internal/admin internal/demo internal/extauthz internal/meshtest examples/bookinfo",
+	"net/http":                      "authz/rego internal/admin internal/demo internal/extauthz internal/meshtest examples/bookinfo",
 	"github.com/spf13/":             "cmd/waystone internal/program",
 }
 

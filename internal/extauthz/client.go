@@ -93,10 +93,14 @@ func Apply(f l7.Fields, edits []Edit) l7.Fields {
 // A Parameter is one of a query.
 type Parameter struct{ Name, Value string }
 
-// Options of a Client. Dial must be set.
+// Options of a Client. Dial or Ask must be set.
 type Options struct {
 	// Dial connects to the provider's service.
 	Dial func(context.Context) (net.Conn, error)
+
+	// Ask is an authorizer in this process, which is asked in place of a service.
+	// It may block, and obeys its context.
+	Ask func(context.Context, *Request) (Answer, error)
 
 	// Pending is how many questions may be open; those beyond fail at once. 0:
 	// 1,024.
@@ -123,22 +127,27 @@ type Client struct {
 // New returns a Client of p, which has been validated. It connects when it is
 // first asked.
 func New(p Provider, o Options) (*Client, error) {
+	switch {
+	case o.Ask != nil:
+		return newClient(p, o, o.Ask, func() {}), nil
+	case p.GRPC:
+		ask, end, err := overGRPC(&p, o.Dial)
+		if err != nil {
+			return nil, fmt.Errorf("authorizer %s: %w", p.Name, err)
+		}
+		return newClient(p, o, ask, end), nil
+	}
+	ask, end := overHTTP(&p, o.Dial)
+	return newClient(p, o, ask, end), nil
+}
+
+func newClient(p Provider, o Options, ask func(context.Context, *Request) (Answer, error), end func()) *Client {
 	if o.Pending <= 0 {
 		o.Pending = 1024
 	}
-	c := &Client{provider: p, room: make(chan struct{}, o.Pending)}
+	c := &Client{provider: p, ask: ask, close: end, room: make(chan struct{}, o.Pending)}
 	c.ctx, c.end = context.WithCancel(context.Background())
-	var err error
-	if p.GRPC {
-		c.ask, c.close, err = overGRPC(&c.provider, o.Dial)
-	} else {
-		c.ask, c.close = overHTTP(&c.provider, o.Dial)
-	}
-	if err != nil {
-		c.end()
-		return nil, fmt.Errorf("authorizer %s: %w", p.Name, err)
-	}
-	return c, nil
+	return c
 }
 
 // Provider returns what the Client was made of. It is not to be changed.

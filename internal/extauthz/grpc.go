@@ -33,7 +33,7 @@ func overGRPC(p *Provider, dial func(context.Context) (net.Conn, error)) (ask fu
 	}
 	client := authv3.NewAuthorizationClient(conn)
 	ask = func(ctx context.Context, r *Request) (Answer, error) {
-		resp, err := client.Check(ctx, &authv3.CheckRequest{Attributes: attributes(p, r)})
+		resp, err := client.Check(ctx, &authv3.CheckRequest{Attributes: Attributes(p, r)})
 		if err != nil {
 			return Answer{}, err
 		}
@@ -45,8 +45,8 @@ func overGRPC(p *Provider, dial func(context.Context) (net.Conn, error)) (ask fu
 // hostOf returns the host name of [namespace/]host.
 func hostOf(service string) string { return service[strings.IndexByte(service, '/')+1:] }
 
-// attributes writes a request as the protocol has it.
-func attributes(p *Provider, r *Request) *authv3.AttributeContext {
+// Attributes writes a request as the protocol has it.
+func Attributes(p *Provider, r *Request) *authv3.AttributeContext {
 	h := &authv3.AttributeContext_HttpRequest{
 		Id: r.Head.Fields.Get("x-request-id"), Method: r.Head.Method, Path: r.Head.Path, Host: r.Head.Authority, Scheme: r.Head.Scheme,
 		Size: r.Head.Length, Protocol: r.Head.Protocol.String(), Headers: headers(r.Head),
@@ -148,7 +148,7 @@ func edits(options []*corev3.HeaderValueOption) []Edit {
 // forbidden reports whether an edit is not an authorizer's to make: of the first
 // line, or of what belongs to the connection.
 func forbidden(e Edit) bool {
-	return e.Name == "" || e.Name[0] == ':' || e.Name == "host" || ofConnection(e.Name) || !valid(e)
+	return e.Name == "" || e.Name[0] == ':' || e.Name == "host" || ofConnection(e.Name) || !writable(e)
 }
 
 // ofConnection reports whether a field belongs to the connection, or to framing.
@@ -160,7 +160,11 @@ func ofConnection(name string) bool {
 	return false
 }
 
-// valid reports whether an edit can be written.
-func valid(e Edit) bool {
+// Valid reports whether e is an authorizer's to make, and can be written: it is
+// not of the first line, nor of what belongs to the connection.
+func (e Edit) Valid() bool { return !forbidden(e) }
+
+// writable reports whether an edit can be written.
+func writable(e Edit) bool {
 	return !strings.ContainsAny(e.Name, " \t\r\n\x00:") && !strings.ContainsAny(e.Value, "\r\n\x00")
 }
