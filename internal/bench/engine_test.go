@@ -270,13 +270,23 @@ func TestSilentTunnelIsGivenUp(t *testing.T) {
 }
 
 func TestSlowReaderIsCreditedByTheClock(t *testing.T) {
-	r := newRig(t, Load{ReadRate: 1000, Size: 250}, 1)
+	r := newRig(t, Load{ReadRate: 5000, Size: 350}, 1)
 	r.begin()
 	x := r.asked[0]
-	x.got(make([]byte, 250))
-	x.done()
 	c := r.tunnels[0].client.(*fakeClient)
-	for i, want := range []int{100, 200, 250} {
+	x.got(make([]byte, 100))
+	if c.credited != 0 {
+		t.Errorf("%d bytes are credited at once", c.credited)
+	}
+	for range 5 { // of which two are saved up
+		r.tick()
+	}
+	x.got(make([]byte, 250))
+	if c.credited != 300 {
+		t.Errorf("%d bytes are credited after a while, want 300", c.credited)
+	}
+	x.done()
+	for i, want := range []int{350} {
 		if !x.active {
 			t.Errorf("answered after %d steps", i)
 		}

@@ -212,14 +212,15 @@ func (x *exchange) got(p []byte) {
 
 // arrived has n bytes of x's answer credited: now or, for a slow reader, later.
 func (x *exchange) arrived(n int) {
-	e := x.tunnel.e
-	x.heard = e.batch()
-	e.received += int64(n)
-	if e.load.ReadRate == 0 {
-		x.tunnel.client.credit(x, n)
-	} else {
-		x.owed += n
+	t := x.tunnel
+	x.heard = t.e.batch()
+	t.e.received += int64(n)
+	if t.e.load.ReadRate == 0 {
+		t.client.credit(x, n)
+		return
 	}
+	x.owed += n
+	t.read(x)
 }
 
 // sent counts content of x's request.
@@ -251,31 +252,35 @@ func (x *exchange) settle() {
 // fail ends x, on a tunnel that can be used again.
 func (x *exchange) fail(err error) { x.tunnel.e.failed(x, kindOf(err)) }
 
-// read has a slow reader read what it may in the part of a second that has
-// passed.
-func (t *tunnel) read(part time.Duration) {
-	t.credit += t.e.load.ReadRate * int64(part) / int64(time.Second)
+// read has a slow reader read what it may of x's answer.
+func (t *tunnel) read(x *exchange) {
+	n := int(min(int64(x.owed), t.credit))
+	t.credit -= int64(n)
+	x.owed -= n
+	if n > 0 && t.client != nil {
+		t.client.credit(x, n)
+	}
+}
+
+// readOn gives a slow reader what it may read in the next step. It saves up no
+// more than two: one that has nothing to read is not to make up for it.
+func (t *tunnel) readOn(step time.Duration) {
+	more := max(1, t.e.load.ReadRate*int64(step)/int64(time.Second))
+	t.credit = min(t.credit+more, 2*more)
 	for i := range t.exchanges {
 		x := &t.exchanges[i]
-		n := int(min(int64(x.owed), t.credit))
-		if n == 0 {
+		if x.owed == 0 {
 			continue
 		}
-		t.credit -= int64(n)
-		x.owed -= n
-		if t.client != nil {
-			t.client.credit(x, n)
-		}
-		if x.whole && x.owed == 0 {
+		if t.read(x); x.whole && x.owed == 0 {
 			x.settle()
 		}
 	}
-	t.credit = min(t.credit, t.e.load.ReadRate) // a tunnel with nothing to read saves up no more than a second
 }
 
 // The steps of an engine's clock: for slow readers, and for all else.
 const (
-	readStep = 100 * time.Millisecond
+	readStep = 20 * time.Millisecond
 	tickStep = time.Second
 )
 
@@ -288,7 +293,7 @@ func (e *engine) tick() {
 	e.loop.After(&e.timer, step)
 	for _, t := range e.tunnels {
 		if e.load.ReadRate > 0 {
-			t.read(step)
+			t.readOn(step)
 		}
 	}
 	if e.ticks++; e.ticks%int(tickStep/step) != 0 {
