@@ -82,7 +82,7 @@ func (k *call) open() bool {
 	}
 	s.Value = k
 	k.stream, k.status = s, 0
-	k.in.held, k.up = k.in.held[:0], upload{}
+	k.in, k.up = messageReader{payload: payloadInResponse}, upload{}
 	return true
 }
 
@@ -132,15 +132,11 @@ func (c *grpcClient) Data(s *h2.Stream, p []byte, end bool) {
 }
 
 // message takes an answer.
-func (k *call) message(m []byte) error {
-	content, err := parseResponse(m)
-	switch {
-	case err != nil:
-		return err
-	case k.whole || !k.x.active: // an answer to nothing
+func (k *call) message(m message) error {
+	if k.whole || !k.x.active { // an answer to nothing
 		return fault(kindMalformed)
 	}
-	k.x.body.add(content)
+	k.x.body = m.body
 	k.whole = true
 	if k.c.streaming {
 		k.x.done()

@@ -7,8 +7,9 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"strconv"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -16,8 +17,6 @@ import (
 	"github.com/waystone-mesh/waystone/internal/h2"
 	"github.com/waystone-mesh/waystone/internal/hbone"
 	"github.com/waystone-mesh/waystone/internal/identity"
-	"github.com/waystone-mesh/waystone/internal/inner"
-	"github.com/waystone-mesh/waystone/internal/l7"
 	"github.com/waystone-mesh/waystone/internal/loop"
 )
 
@@ -26,7 +25,8 @@ import (
 //
 // Every protocol is served on every port and told by its first bytes. It answers
 // with as much content as the request's x-bench-size says, none if it says
-// nothing, and with the CRC-32C of the content that came.
+// nothing, and with the CRC-32C of the content that came. Content is written as
+// it is read: of an answer of a gibibyte, a fraction of a mebibyte is in memory.
 type Destination struct {
 	Listen    string // the address and port [127.0.0.1:15008]
 	Transport string // hbone, or tcp: the same without tunnels and TLS [hbone]
@@ -36,20 +36,23 @@ type Destination struct {
 	Identity, As, TrustDomain string
 
 	Loops  int           // [1]
-	Status int           // of the answers to HTTP [200]
-	Delay  time.Duration // before an answer to HTTP/1.1
+	Status int           // of answers; with another than 200, gRPC calls and WebSockets are refused so [200]
+	Delay  time.Duration // from the end of a request to the beginning of its answer
 
 	source identity.Source // for tests
 }
 
 // Served is what a Destination has done.
 type Served struct {
-	Requests      int64            `json:"requests"`
-	BytesReceived int64            `json:"bytesReceived"` // of content
-	BytesSent     int64            `json:"bytesSent"`
-	Accepted      int64            `json:"accepted"` // tunnels and connections, since the start
-	Open          int64            `json:"open"`     // of them now: none, if nothing leaks
-	Errors        map[string]int64 `json:"errors"`   // kinds as in [Run]
+	Requests      int64 `json:"requests"`
+	BytesReceived int64 `json:"bytesReceived"` // of content
+	BytesSent     int64 `json:"bytesSent"`
+
+	Connections int64 `json:"connections"` // that were made: HBONE's, or TCP's
+	Accepted    int64 `json:"accepted"`    // tunnels; over TCP, each connection is as one
+	Open        int64 `json:"open"`        // of them, a second after the end: none, if nothing leaks
+
+	Errors map[string]int64 `json:"errors"` // kinds as in [Run], and failed handshakes
 }
 
 // JSON returns s as an indented object.
@@ -82,7 +85,7 @@ func (d Destination) Check() error {
 		}
 	}
 	_, err := netip.ParseAddrPort(d.Listen)
-	bad(err != nil, "listen", "%q is not an IP address and a port", d.Listen)
+	bad(err != nil && !strings.HasPrefix(d.Listen, ":"), "listen", "%q is not an IP address and a port", d.Listen)
 	bad(d.Transport != overHBONE && d.Transport != overTCP, "transport", "%q is none of %s", d.Transport, strings.Join([]string{overHBONE, overTCP}, ", "))
 	if d.Transport == overHBONE {
 		bad(d.Identity == "" && d.source == nil, "identity", "is required for --transport hbone: %s", identity.Forms)
@@ -107,10 +110,7 @@ func (d Destination) Serve(ctx context.Context, ready func(net.Addr)) (served *S
 		return nil, err
 	}
 	defer loops.Close()
-	s := &serving{Destination: d, loops: loops, places: map[*loop.Loop]*place{}}
-	for _, l := range loops.Loops() {
-		s.places[l] = newPlace(s, l)
-	}
+	s := newServing(d, loops)
 	var lc net.ListenConfig
 	ln, err := lc.Listen(ctx, "tcp", d.Listen)
 	if err != nil {
@@ -132,6 +132,18 @@ type serving struct {
 	Destination
 	loops  *loop.Group
 	places map[*loop.Loop]*place // by loop; not changed
+
+	conns, handshakes atomic.Int64   // made; failed
+	total             func() *Served // of when it is first called
+}
+
+func newServing(d Destination, loops *loop.Group) *serving {
+	s := &serving{Destination: d, loops: loops, places: map[*loop.Loop]*place{}}
+	s.total = sync.OnceValue(s.sum)
+	for _, l := range loops.Loops() {
+		s.places[l] = newPlace(s, l)
+	}
+	return s
 }
 
 // patience is how long tunnels may take to end when the destination does: 1 s.
@@ -153,13 +165,22 @@ func (s *serving) serveHBONE(ctx context.Context, ln net.Listener) error {
 		Identity: source, Loops: s.loops,
 		H2:      h2.Options{MaxStreams: maxTunnels},
 		Connect: func(in *hbone.Incoming) { s.places[in.Loop].accept(in) },
+		Events: hbone.Events{
+			Opened:          func(netip.AddrPort, identity.ID) { s.conns.Add(1) },
+			HandshakeFailed: func(netip.AddrPort, error) { s.handshakes.Add(1) },
+		},
 	})
 	var g errgroup.Group
 	g.Go(func() error { return srv.Serve(ln) })
 	<-ctx.Done()
-	late, cancel := context.WithTimeout(context.Background(), patience)
-	defer cancel()
-	_ = srv.Shutdown(late) // what is left is counted as open
+	// What is open when patience ends is counted before it is cut.
+	late, cut := context.WithCancel(context.Background())
+	defer cut()
+	defer time.AfterFunc(patience, func() {
+		s.total()
+		cut()
+	}).Stop()
+	_ = srv.Shutdown(late)
 	return g.Wait()
 }
 
@@ -169,11 +190,13 @@ func (s *serving) serveTCP(ctx context.Context, ln net.Listener) error {
 	for {
 		nc, err := ln.Accept()
 		if err != nil {
-			if ctx.Err() != nil {
-				return nil
+			if ctx.Err() == nil {
+				return err
 			}
-			return err
+			s.wait()
+			return nil
 		}
+		s.conns.Add(1)
 		l := s.loops.Pick()
 		l.Do(func() {
 			p := s.places[l]
@@ -184,9 +207,22 @@ func (s *serving) serveTCP(ctx context.Context, ln net.Listener) error {
 	}
 }
 
-// total gathers what every loop has counted.
-func (s *serving) total() *Served {
-	sum := &Served{Errors: map[string]int64{}}
+// wait waits until every connection has ended, for as long as patience.
+func (s *serving) wait() {
+	for range patience / (10 * time.Millisecond) {
+		if s.sum().Open == 0 {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+}
+
+// sum gathers what every loop has counted.
+func (s *serving) sum() *Served {
+	sum := &Served{Connections: s.conns.Load(), Errors: map[string]int64{}}
+	if n := s.handshakes.Load(); n > 0 {
+		sum.Errors[kindHandshake] = n
+	}
 	for l, p := range s.places {
 		done := make(chan struct{})
 		l.Do(func() {
@@ -205,91 +241,5 @@ func (s *serving) total() *Served {
 	return sum
 }
 
-// A place is what one loop serves and has counted.
-type place struct {
-	*serving
-	loop   *loop.Loop
-	inners *inner.Set
-	timer  loop.Timer
-	served Served
-
-	known   body           // the last of crcOf
-	text    string         // the last of textOf
-	textFor uint32         // what it is the text of
-	scratch [16 << 10]byte // to unmask in
-}
-
-func newPlace(s *serving, l *loop.Loop) *place {
-	p := &place{serving: s, loop: l, inners: inner.NewSet(l, h2.Options{MaxStreams: maxConcurrency})}
-	p.served.Errors = map[string]int64{}
-	p.timer.F = p.tick
-	l.Do(p.tick)
-	return p
-}
-
-func (p *place) tick() {
-	p.inners.Tick(p.loop.Now())
-	p.loop.After(&p.timer, time.Second)
-}
-
-// accept answers a CONNECT, whatever its authority.
-func (p *place) accept(in *hbone.Incoming) {
-	first := p.begin()
-	t := in.Accept(first, nil)
-	first.attach(t, t.SetReceiver)
-}
-
-func (p *place) begin() *sniffer {
-	p.served.Accepted++
-	p.served.Open++
-	return &sniffer{p: p}
-}
-
-// gone counts the end of a stream, and what is wrong with it.
-func (p *place) gone(err error) {
-	p.served.Open--
-	p.failed(err)
-}
-
-// failed counts an error, if it is one.
-func (p *place) failed(err error) {
-	if err != nil {
-		p.served.Errors[kindOf(err)]++
-	}
-}
-
-// took counts a request, and checks the content that came with it.
-func (p *place) took(got body) {
-	p.served.Requests++
-	p.served.BytesReceived += got.n
-	if got.n > 0 && got.crc != p.crcOf(got.n) {
-		p.served.Errors[kindCRC]++
-	}
-}
-
-// crcOf is contentCRC, which it remembers: requests are mostly of one size.
-func (p *place) crcOf(n int64) uint32 {
-	if p.known.n != n {
-		p.known = body{n: n, crc: contentCRC(n)}
-	}
-	return p.known.crc
-}
-
-// textOf is crcText likewise.
-func (p *place) textOf(crc uint32) string {
-	if p.text == "" || p.textFor != crc {
-		p.text, p.textFor = crcText(crc), crc
-	}
-	return p.text
-}
-
-// sizeOf returns how much content a request asks for, and whether that can be
-// understood.
-func sizeOf(f l7.Fields) (n int64, ok bool) {
-	v := f.Get(sizeField)
-	if v == "" {
-		return 0, true
-	}
-	n, err := strconv.ParseInt(v, 10, 64)
-	return n, err == nil && n >= 0 && n <= maxContent
-}
+// kindHandshake is an HBONE connection that was not made.
+const kindHandshake = "handshake"

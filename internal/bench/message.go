@@ -2,6 +2,8 @@ package bench
 
 import (
 	"encoding/binary"
+	"errors"
+	"io"
 
 	"google.golang.org/protobuf/encoding/protowire"
 )
@@ -32,163 +34,223 @@ const maxMessage = 16 << 20
 
 // appendRequest appends a SimpleRequest and its prefix.
 func appendRequest(b []byte, size int64, body []byte) []byte {
-	var m []byte
+	n, payload := 0, payloadSize(int64(len(body)))
 	if size > 0 {
-		m = protowire.AppendVarint(protowire.AppendTag(m, sizeInRequest, protowire.VarintType), uint64(size))
+		n += protowire.SizeTag(sizeInRequest) + protowire.SizeVarint(uint64(size))
 	}
-	if len(body) > 0 {
-		m = appendPayloadHead(m, payloadInRequest, int64(len(body)))
+	if payload > 0 {
+		n += protowire.SizeTag(payloadInRequest) + protowire.SizeBytes(payload)
 	}
-	b = appendPrefix(b, int64(len(m)+len(body)))
-	return append(append(b, m...), body...)
+	b = appendPrefix(b, n)
+	if size > 0 {
+		b = protowire.AppendVarint(protowire.AppendTag(b, sizeInRequest, protowire.VarintType), uint64(size))
+	}
+	return append(appendPayloadHead(b, payloadInRequest, int64(len(body))), body...)
 }
 
 // appendResponseHead appends what comes before the size bytes of a
 // SimpleResponse's body, its prefix included.
 func appendResponseHead(b []byte, size int64) []byte {
-	if size == 0 {
-		return appendPrefix(b, 0)
+	n, payload := 0, payloadSize(size)
+	if payload > 0 {
+		n = protowire.SizeTag(payloadInResponse) + protowire.SizeBytes(payload)
 	}
-	m := appendPayloadHead(nil, payloadInResponse, size)
-	return append(appendPrefix(b, int64(len(m))+size), m...)
+	return appendPayloadHead(appendPrefix(b, n), payloadInResponse, size)
 }
 
-func appendPrefix(b []byte, n int64) []byte {
+func appendPrefix(b []byte, n int) []byte {
 	return binary.BigEndian.AppendUint32(append(b, 0), uint32(n))
 }
 
-// appendPayloadHead appends a Payload without its body's bytes.
-func appendPayloadHead(b []byte, field protowire.Number, size int64) []byte {
-	inner := protowire.SizeTag(bodyOfPayload) + protowire.SizeVarint(uint64(size)) + int(size)
-	b = protowire.AppendVarint(protowire.AppendTag(b, field, protowire.BytesType), uint64(inner))
-	return protowire.AppendVarint(protowire.AppendTag(b, bodyOfPayload, protowire.BytesType), uint64(size))
-}
-
-// parseRequest reads a SimpleRequest. body is a part of m.
-func parseRequest(m []byte) (size int64, body []byte, err error) {
-	err = eachField(m, func(n protowire.Number, v uint64, p []byte) error {
-		switch n {
-		case sizeInRequest:
-			size = int64(int32(v))
-		case payloadInRequest:
-			body, err = parsePayload(p)
-		}
-		return err
-	})
-	if size < 0 || size > maxMessage {
-		err = fault(kindMalformed)
+// payloadSize returns how long a Payload is: nothing without a body.
+func payloadSize(body int64) int {
+	if body == 0 {
+		return 0
 	}
-	return size, body, err
+	return protowire.SizeTag(bodyOfPayload) + protowire.SizeBytes(int(body))
 }
 
-// parseResponse reads a SimpleResponse likewise.
-func parseResponse(m []byte) (body []byte, err error) {
-	err = eachField(m, func(n protowire.Number, _ uint64, p []byte) error {
-		if n == payloadInResponse {
-			body, err = parsePayload(p)
-		}
-		return err
-	})
-	return body, err
+// appendPayloadHead appends a Payload without its body's bytes, or nothing
+// without a body.
+func appendPayloadHead(b []byte, field protowire.Number, body int64) []byte {
+	if body == 0 {
+		return b
+	}
+	b = protowire.AppendVarint(protowire.AppendTag(b, field, protowire.BytesType), uint64(payloadSize(body)))
+	return protowire.AppendVarint(protowire.AppendTag(b, bodyOfPayload, protowire.BytesType), uint64(body))
 }
 
-func parsePayload(m []byte) (body []byte, err error) {
-	err = eachField(m, func(n protowire.Number, _ uint64, p []byte) error {
-		if n == bodyOfPayload {
-			body = p
-		}
-		return nil
-	})
-	return body, err
+// A message is what is read of a SimpleRequest or a SimpleResponse.
+type message struct {
+	size int64 // response_size
+	body body  // of the payload
 }
 
-// eachField calls f for every field that is a varint or bytes.
-func eachField(m []byte, f func(n protowire.Number, v uint64, p []byte) error) error {
-	for len(m) > 0 {
-		number, kind, n := protowire.ConsumeTag(m)
-		if n < 0 {
-			return fault(kindMalformed)
-		}
-		m = m[n:]
-		var (
-			v uint64
-			p []byte
-		)
-		switch kind {
-		case protowire.VarintType:
-			v, n = protowire.ConsumeVarint(m)
-		case protowire.BytesType:
-			p, n = protowire.ConsumeBytes(m)
+// A messageReader reads messages as they come, and keeps nothing of their bodies
+// but the CRC: a mebibyte that arrives in frames is not put together again.
+type messageReader struct {
+	payload protowire.Number // the field of the message that is one
+	size    protowire.Number // the field that is the response_size; 0: there is none
+
+	open    bool // the prefix is read, the message is not
+	left    int  // of the message
+	nested  bool // within the payload
+	inside  int  // left of the payload
+	rest    int  // left of a field's value
+	body    bool // ... which is the body
+	field   [20]byte
+	have    int // of the prefix or of a field's beginning: a tag, and a number or a length
+	message message
+}
+
+// read calls whole at the end of every message.
+func (r *messageReader) read(p []byte, whole func(message) error) error {
+	for len(p) > 0 {
+		var n int
+		var err error
+		switch {
+		case r.rest > 0:
+			n = r.readValue(p)
+		case r.open:
+			n, err = r.readField(p)
 		default:
-			n = protowire.ConsumeFieldValue(number, kind, m)
+			n, err = r.readPrefix(p)
 		}
-		if n < 0 {
-			return fault(kindMalformed)
-		}
-		m = m[n:]
-		if err := f(number, v, p); err != nil {
+		if err != nil {
 			return err
 		}
-	}
-	return nil
-}
-
-// A messageReader cuts content into messages.
-type messageReader struct {
-	held []byte // of a message that is not whole yet, its prefix included
-}
-
-// read takes bytes as they come and calls message, without its prefix, for each
-// that is whole; it is lent for the call.
-func (r *messageReader) read(p []byte, message func([]byte) error) error {
-	for len(p) > 0 {
-		b := p
-		if len(r.held) > 0 {
-			missing := messagePrefix - len(r.held)
-			if missing <= 0 {
-				n, err := messageSize(r.held)
-				if err != nil {
-					return err
-				}
-				missing = messagePrefix + n - len(r.held)
-			}
-			n := min(missing, len(p))
-			r.held = append(r.held, p[:n]...)
-			p, b = p[n:], r.held
+		p = p[n:]
+		if r.nested && r.inside == 0 {
+			r.nested = false
 		}
-		if len(b) >= messagePrefix {
-			n, err := messageSize(b)
-			if err != nil {
+		if r.open && r.left == 0 {
+			r.open = false
+			if err := whole(r.message); err != nil {
 				return err
 			}
-			if whole := messagePrefix + n; len(b) >= whole {
-				if len(r.held) > 0 {
-					r.held = r.held[:0]
-				} else {
-					p = p[whole:]
-				}
-				if err := message(b[messagePrefix:whole]); err != nil {
-					return err
-				}
-				continue
-			}
-		}
-		if len(r.held) == 0 {
-			r.held = append(r.held, p...)
-			p = nil
 		}
 	}
 	return nil
 }
 
 // within reports whether r is in the middle of a message.
-func (r *messageReader) within() bool { return len(r.held) > 0 }
+func (r *messageReader) within() bool { return r.open || r.have > 0 }
 
-// messageSize reads a prefix.
-func messageSize(b []byte) (int, error) {
-	n := binary.BigEndian.Uint32(b[1:])
-	if b[0] != 0 || n > maxMessage { // nobody asked for compression
-		return 0, fault(kindMalformed)
+// used takes n bytes off what is left.
+func (r *messageReader) used(n int) {
+	r.left -= n
+	if r.nested {
+		r.inside -= n
 	}
-	return int(n), nil
+}
+
+func (r *messageReader) readValue(p []byte) int {
+	n := min(r.rest, len(p))
+	if r.body {
+		r.message.body.add(p[:n])
+	}
+	r.rest -= n
+	r.used(n)
+	return n
+}
+
+func (r *messageReader) readPrefix(p []byte) (n int, err error) {
+	n = copy(r.field[r.have:messagePrefix], p)
+	if r.have += n; r.have < messagePrefix {
+		return n, nil
+	}
+	r.have = 0
+	size := binary.BigEndian.Uint32(r.field[1:])
+	if r.field[0] != 0 || size > maxMessage { // nobody asked for compression
+		return n, fault(kindMalformed)
+	}
+	r.open, r.left, r.message = true, int(size), message{}
+	return n, nil
+}
+
+// readField reads a field up to its value, if that is bytes, a byte at a time:
+// there are few.
+func (r *messageReader) readField(p []byte) (n int, err error) {
+	for n < len(p) && r.room() > 0 && r.have < len(r.field) {
+		r.field[r.have] = p[n]
+		r.have++
+		n++
+		r.used(1)
+		if done, err := r.parseField(); done || err != nil {
+			r.have = 0
+			return n, err
+		}
+	}
+	if r.room() == 0 || r.have == len(r.field) {
+		return n, fault(kindMalformed)
+	}
+	return n, nil
+}
+
+// room returns how many bytes are left of what fields are read of.
+func (r *messageReader) room() int {
+	if r.nested {
+		return r.inside
+	}
+	return r.left
+}
+
+// parseField parses what there is of a field, and reports whether that is
+// enough.
+func (r *messageReader) parseField() (done bool, err error) {
+	b := r.field[:r.have]
+	number, kind, n := protowire.ConsumeTag(b)
+	if n < 0 {
+		return false, unlessShort(n)
+	}
+	var v uint64
+	switch kind {
+	case protowire.VarintType, protowire.BytesType:
+		if v, n = protowire.ConsumeVarint(b[n:]); n < 0 {
+			return false, unlessShort(n)
+		}
+	case protowire.Fixed32Type:
+		v = 4
+	case protowire.Fixed64Type:
+		v = 8
+	default: // a group: there were none when these messages were made
+		return false, fault(kindMalformed)
+	}
+	if kind == protowire.VarintType {
+		if number == r.size && r.size > 0 && !r.nested {
+			r.message.size = int64(int32(v))
+			return true, checkSize(r.message.size)
+		}
+		return true, nil
+	}
+	if v > uint64(r.room()) {
+		return false, fault(kindMalformed)
+	}
+	isBytes := kind == protowire.BytesType
+	switch {
+	case isBytes && !r.nested && number == r.payload:
+		r.nested, r.inside = v > 0, int(v)
+	case isBytes && r.nested && number == bodyOfPayload:
+		r.rest, r.body = int(v), true
+		r.message.body = body{}
+	default:
+		r.rest, r.body = int(v), false
+	}
+	return true, nil
+}
+
+func checkSize(n int64) error {
+	if n < 0 || n > maxMessage {
+		return fault(kindMalformed)
+	}
+	return nil
+}
+
+// unlessShort returns what is wrong with a field, unless that is only that there
+// is more of it to come.
+func unlessShort(n int) error {
+	if errors.Is(protowire.ParseError(n), io.ErrUnexpectedEOF) {
+		return nil
+	}
+	return fault(kindMalformed)
 }
