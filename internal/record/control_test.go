@@ -174,7 +174,7 @@ func TestBarrenRecordsAreBounded(t *testing.T) {
 func TestKeyUpdatesAreBounded(t *testing.T) {
 	client, server := aesPair(t)
 	hurry := func(content int) (n int, err error) {
-		for ; err == nil && n < 1000; n++ {
+		for ; err == nil && n < 100; n++ {
 			client.update = true
 			p := mustSeal(t, client, nil)
 			for range content {
@@ -184,7 +184,7 @@ func TestKeyUpdatesAreBounded(t *testing.T) {
 		}
 		return n, err
 	}
-	if n, err := hurry(calmRecords); n != 1000 || err != nil {
+	if n, err := hurry(calmRecords); n != 100 || err != nil {
 		t.Errorf("%d with enough in between, then %v", n, err)
 	}
 	n, err := hurry(10)
