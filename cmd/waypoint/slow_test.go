@@ -18,10 +18,10 @@ import (
 // The slow readers: how many, and how much each has asked for.
 const (
 	slowReaders  = 100
-	slowResponse = 64 << 20
+	slowResponse = 1 << 30
 )
 
-// TestSlowReaders has a hundred clients take nothing of 64 MiB each while others
+// TestSlowReaders has a hundred clients take nothing of 1 GiB each while others
 // work. What the program then holds is what its windows allow: 256 KiB a response.
 func TestSlowReaders(t *testing.T) {
 	r := newRig(t, moreServices)
