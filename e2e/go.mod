@@ -4,7 +4,10 @@ go 1.26.0
 
 replace github.com/waystone-mesh/waystone => ../
 
-require github.com/waystone-mesh/waystone v0.0.0-00010101000000-000000000000
+require (
+	github.com/waystone-mesh/waystone v0.0.0-00010101000000-000000000000
+	go.yaml.in/yaml/v3 v3.0.5
+)
 
 require (
 	github.com/Microsoft/go-winio v0.6.2 // indirect

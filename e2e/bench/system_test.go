@@ -40,6 +40,11 @@ func testEnv(t *testing.T) *env {
 // upFor starts a system, or skips the test when it cannot run here.
 func upFor(t *testing.T, e *env, s system) *running {
 	t.Helper()
+	if s.name == envoyWaypoint().name {
+		if _, err := envoyHere(); err != nil {
+			t.Skip(err, ": a test installs nothing, make bench-peers does")
+		}
+	}
 	if why := s.missing(); why != "" {
 		t.Skip(why)
 	}

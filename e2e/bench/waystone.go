@@ -53,7 +53,7 @@ func startWaypoint(ctx context.Context, e *env) (*running, error) {
 		return nil, whenceEnded(err, r)
 	}
 	r.took = time.Since(began)
-	r.pids, r.counters = []int{c.pid()}, scrape(metricsAt(m.Waypoint))
+	r.pids, r.counters = []int{c.pid()}, ownCounters(m.Waypoint)
 	return r, nil
 }
 
@@ -107,7 +107,7 @@ func startTunnels(ctx context.Context, e *env) (*running, error) {
 	}
 	var children []*child
 	r.stop = func() error { return e.family.end(syscall.SIGTERM, children...) }
-	var scraped []string
+	var asked []netip.Addr
 	for _, node := range []string{"node-b", "node-a"} {
 		ip := e.address()
 		c, err := e.family.start("waystone "+node, r.said, e.program("ztunnel"), append(proxyArguments(e, config, ip), "--node", node, "--log-output", r.access)...)
@@ -118,9 +118,9 @@ func startTunnels(ctx context.Context, e *env) (*running, error) {
 		if err := c.await(ctx, answers(readiness(ip))); err != nil {
 			return nil, whenceEnded(err, r)
 		}
-		r.pids, scraped = append(r.pids, c.pid()), append(scraped, metricsAt(ip))
+		r.pids, asked = append(r.pids, c.pid()), append(asked, ip)
 	}
-	r.counters = scrape(scraped...)
+	r.counters = ownCounters(asked...)
 	return r, nil
 }
 
