@@ -33,17 +33,17 @@ type Question struct {
 // A group is the CUSTOM entries of one provider.
 type group struct {
 	provider string
-	entries  []*Entry
+	list     list
 }
 
 // ask adds e, which asks, to the group of its provider; groups are in the
 // order of their providers.
-func (d *decider) ask(e *Entry) {
+func (d *decider) ask(e *Entry, x *Expr) {
 	i, found := slices.BinarySearchFunc(d.custom, e.Provider, func(g group, name string) int { return strings.Compare(g.provider, name) })
 	if !found {
 		d.custom = slices.Insert(d.custom, i, group{provider: e.Provider})
 	}
-	d.custom[i].entries = append(d.custom[i].entries, e)
+	d.custom[i].list.add(e, x)
 }
 
 // Ask returns what must be asked about in, or nil if nothing must, or must any
@@ -65,16 +65,16 @@ func (s *Set) Ask(in *Input, after *Question) *Question {
 	}
 	var f facts
 	f.read(in)
-	return d.question(&f, in.HTTP != nil, after)
+	return d.question(&f, after)
 }
 
-func (d *decider) question(f *facts, isHTTP bool, after *Question) *Question {
+func (d *decider) question(f *facts, after *Question) *Question {
 	for i := range d.custom {
 		g := &d.custom[i]
 		if after != nil && g.provider <= after.Provider {
 			continue
 		}
-		if e := first(g.entries, f, isHTTP); e != nil {
+		if e := g.list.first(f); e != nil {
 			return e.question
 		}
 	}

@@ -34,7 +34,10 @@ func FuzzCompile(f *testing.F) {
 			if (valid == nil) != (err == nil) && !errors.Is(err, authz.ErrUnsupported) {
 				t.Fatalf("Validate says %v, Compile says %v", valid, err)
 			}
+			entries, _ := authz.Entries(authz.Options{RootNamespace: p.Namespace, L4: l4}, p)
+			plain, indexed := authz.NewSetForTest(entries, -1), authz.NewSetForTest(entries, 0)
 			for _, in := range a.inputs() {
+				sameVerdict(t, in, indexed, plain.Check(in))
 				if v := set.Check(in); err != nil && v.Allowed {
 					t.Fatalf("a rejected policy allows: %v", err)
 				}

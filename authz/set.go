@@ -85,10 +85,11 @@ type Set struct {
 
 // A decider holds entries by action, each list in the order of its names.
 type decider struct {
-	refuse              []*Entry // CUSTOM, of providers that there are not
-	custom              []group
-	audit, deny, allow  []*Entry
-	dryDeny, dryAllow   []*Entry
+	refuse             list // CUSTOM, of providers that there are not
+	custom             []group
+	audit, deny, allow list
+	dryDeny, dryAllow  list
+
 	restrict, dryStrict bool // an ALLOW policy applies, even if none of its rules can match
 }
 
@@ -119,7 +120,9 @@ const deniedPrefix = "rbac_access_denied_matched_policy["
 
 // NewSet returns the Set of entries. With no entries at all it allows
 // everything.
-func NewSet(entries []Entry) *Set {
+func NewSet(entries []Entry) *Set { return newSet(entries, shortList) }
+
+func newSet(entries []Entry, short int) *Set {
 	s := &Set{}
 	all := make([]*Entry, len(entries))
 	for i := range entries {
@@ -137,6 +140,8 @@ func NewSet(entries []Entry) *Set {
 		s.http.add(e, e.HTTP)
 		s.opaque.add(e, e.Opaque)
 	}
+	s.http.build(short)
+	s.opaque.build(short)
 	return s
 }
 
@@ -145,10 +150,8 @@ func (d *decider) add(e *Entry, x *Expr) {
 	switch {
 	case e.Action == Custom && e.Unusable:
 		list = &d.refuse
-	case e.Action == Custom && x != nil && x.op != opNever:
-		d.ask(e)
-		return
 	case e.Action == Custom:
+		d.ask(e, x)
 		return
 	case e.Action == Audit:
 		list = &d.audit
@@ -159,8 +162,16 @@ func (d *decider) add(e *Entry, x *Expr) {
 	case e.DryRun:
 		list = &d.dryDeny
 	}
-	if x != nil && x.op != opNever {
-		*list = append(*list, e)
+	list.add(e, x)
+}
+
+// build has every list that is not short know what it has to look at.
+func (d *decider) build(short int) {
+	for _, l := range []*list{&d.refuse, &d.audit, &d.deny, &d.allow, &d.dryDeny, &d.dryAllow} {
+		l.build(short)
+	}
+	for i := range d.custom {
+		d.custom[i].list.build(short)
 	}
 }
 
@@ -189,18 +200,18 @@ func (s *Set) check(in *Input, ask bool) Verdict {
 	if s.closed != "" {
 		return Verdict{Rule: -1, details: s.closed}
 	}
-	d, isHTTP := s.of(in), in.HTTP != nil
+	d := s.of(in)
 	var f facts
 	f.read(in)
-	if e := first(d.refuse, &f, isHTTP); e != nil {
+	if e := d.refuse.first(&f); e != nil {
 		return e.verdict()
 	}
 	if ask && d.custom != nil {
-		if q := d.question(&f, isHTTP, nil); q != nil {
+		if q := d.question(&f, nil); q != nil {
 			return Verdict{Policy: q.Policy, Rule: q.Rule, Ask: q, details: q.denied}
 		}
 	}
-	return d.decide(&f, isHTTP)
+	return d.decide(&f)
 }
 
 // of returns the decider for in.
@@ -215,13 +226,13 @@ func (s *Set) of(in *Input) *decider {
 func (e *Entry) verdict() Verdict { return Verdict{Policy: e.Policy, Rule: e.Rule, details: e.denied} }
 
 // decide judges by the policies of all actions but CUSTOM.
-func (d *decider) decide(f *facts, isHTTP bool) Verdict {
+func (d *decider) decide(f *facts) Verdict {
 	v := Verdict{Rule: -1}
-	v.Audit = first(d.audit, f, isHTTP) != nil
-	if d.dryStrict || d.dryDeny != nil {
-		v.DryRun = d.rehearse(f, isHTTP)
+	v.Audit = d.audit.first(f) != nil
+	if d.dryStrict || d.dryDeny.items != nil {
+		v.DryRun = d.rehearse(f)
 	}
-	if e := first(d.deny, f, isHTTP); e != nil {
+	if e := d.deny.first(f); e != nil {
 		v.Policy, v.Rule, v.details = e.Policy, e.Rule, e.denied
 		return v
 	}
@@ -229,7 +240,7 @@ func (d *decider) decide(f *facts, isHTTP bool) Verdict {
 		v.Allowed = true
 		return v
 	}
-	if e := first(d.allow, f, isHTTP); e != nil {
+	if e := d.allow.first(f); e != nil {
 		v.Allowed, v.Policy, v.Rule = true, e.Policy, e.Rule
 		return v
 	}
@@ -237,32 +248,18 @@ func (d *decider) decide(f *facts, isHTTP bool) Verdict {
 	return v
 }
 
-func (d *decider) rehearse(f *facts, isHTTP bool) (out DryRun) {
-	if d.dryDeny != nil {
+func (d *decider) rehearse(f *facts) (out DryRun) {
+	if d.dryDeny.items != nil {
 		out.Deny.Result = Allowed
-		if e := first(d.dryDeny, f, isHTTP); e != nil {
+		if e := d.dryDeny.first(f); e != nil {
 			out.Deny = Outcome{Denied, e.ID}
 		}
 	}
 	if d.dryStrict {
 		out.Allow.Result = Denied
-		if e := first(d.dryAllow, f, isHTTP); e != nil {
+		if e := d.dryAllow.first(f); e != nil {
 			out.Allow = Outcome{Allowed, e.ID}
 		}
 	}
 	return out
-}
-
-// first returns the first of list that matches, or nil.
-func first(list []*Entry, f *facts, isHTTP bool) *Entry {
-	for _, e := range list {
-		x := e.Opaque
-		if isHTTP {
-			x = e.HTTP
-		}
-		if x.match(f) {
-			return e
-		}
-	}
-	return nil
 }

@@ -189,35 +189,6 @@ func TestCheckDoesNotAllocate(t *testing.T) {
 	}
 }
 
-func BenchmarkCheck(b *testing.B) {
-	for _, n := range []int{1, 10, 100} {
-		b.Run(fmt.Sprintf("policies=%d", n), func(b *testing.B) {
-			set, err := authz.Compile(authz.Options{}, manyPolicies(n)...)
-			if err != nil {
-				b.Fatal(err)
-			}
-			in := request(n)
-			if v := set.Check(in); !v.Allowed || v.Policy == nil {
-				b.Fatalf("got %+v, want allowed by a rule", v)
-			}
-			b.ReportAllocs()
-			for b.Loop() {
-				set.Check(in)
-			}
-		})
-	}
-}
-
-func BenchmarkCompile(b *testing.B) {
-	policies := manyPolicies(100)
-	b.ReportAllocs()
-	for b.Loop() {
-		if _, err := authz.Compile(authz.Options{}, policies...); err != nil {
-			b.Fatal(err)
-		}
-	}
-}
-
 // A Question may be older than the Set: what has been asked is told by its
 // provider.
 func TestAskGoesOnAfterAQuestionOfAnotherSet(t *testing.T) {

@@ -3,6 +3,7 @@ package rego
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"math/rand/v2"
 	"reflect"
 	"testing"
@@ -16,7 +17,11 @@ import (
 func agree(t *testing.T, data []byte, inputs int) {
 	t.Helper()
 	r := &authztest.Random{Bytes: data}
-	o, policies := r.Options(), r.Policies()
+	agreeOn(t, r, r.Options(), r.Policies(), inputs)
+}
+
+func agreeOn(t *testing.T, r *authztest.Random, o authz.Options, policies []*authz.Policy, inputs int) {
+	t.Helper()
 	set, err := authz.Compile(o, policies...)
 	if err != nil {
 		t.Fatalf("compile: %v\n%s", err, show(policies))
@@ -94,6 +99,28 @@ func TestNativeVerdictsAreTheOracles(t *testing.T) {
 			data[i] = byte(rnd.UintN(256))
 		}
 		agree(t, data, 20)
+	}
+}
+
+// So many that the native Set has an index.
+func TestVerdictsOfManyAreTheOracles(t *testing.T) {
+	rnd := rand.New(rand.NewPCG(5, 5))
+	draw := func(n int) *authztest.Random {
+		data := make([]byte, n)
+		for i := range data {
+			data[i] = byte(rnd.UintN(256))
+		}
+		return &authztest.Random{Bytes: data}
+	}
+	for range 6 {
+		var policies []*authz.Policy
+		for len(policies) < 40 {
+			for _, p := range draw(400).Policies() {
+				p.Name = fmt.Sprintf("p%d", len(policies))
+				policies = append(policies, p)
+			}
+		}
+		agreeOn(t, draw(4000), draw(8).Options(), policies, 60)
 	}
 }
 

@@ -1,0 +1,142 @@
+package authz
+
+import (
+	"strings"
+
+	"github.com/waystone-mesh/waystone/internal/identity"
+)
+
+// A list is Exprs, each with the Entry that it is of, in the order of their
+// names. It is asked for the first one that holds.
+type list struct {
+	items []item
+	index *branch // nil: it is short
+}
+
+type item struct {
+	expr  *Expr
+	entry *Entry
+}
+
+// add adds x unless it never holds.
+func (l *list) add(e *Entry, x *Expr) {
+	if x != nil && x.op != opNever {
+		l.items = append(l.items, item{x, e})
+	}
+}
+
+// first returns the first entry that matches, or nil.
+func (l *list) first(f *facts) *Entry {
+	if l.index == nil || f.odd() {
+		for i := range l.items {
+			if l.items[i].expr.match(f) {
+				return l.items[i].entry
+			}
+		}
+		return nil
+	}
+	i := l.index.first(f, l.items, len(l.items))
+	if i == len(l.items) {
+		return nil
+	}
+	return l.items[i].entry
+}
+
+// odd reports whether the peer's identity is not one that the index can be asked
+// about: with a slash inside of a part it can be read in two ways. No SPIFFE ID
+// has one.
+func (f *facts) odd() bool {
+	p := &f.in.Peer
+	return strings.IndexByte(p.Namespace, '/') >= 0 || strings.IndexByte(p.ServiceAccount, '/') >= 0 || strings.IndexByte(p.TrustDomain, '/') >= 0
+}
+
+// A branch is a part of a list, ordered so that only what may hold is looked at:
+// each item is found by one of its guards, and the rest is looked at always.
+//
+// The position of an item stays what it is in the list. So the first that holds
+// is the least position found, and what is further back than one found already
+// is not looked at.
+type branch struct {
+	least  int // of all positions below
+	rest   []int32
+	tables []table
+}
+
+// A table finds branches by one attribute.
+type table struct {
+	kind     guardKind
+	ids      map[identity.ID]*branch
+	texts    map[string]*branch
+	prefixes []prefix // in order
+}
+
+// A prefix is one that a path may begin with. Of all the prefixes of a path the
+// longest is the last one that is not greater than the path, or else one of
+// those that this one itself begins with: parent is the longest of these, or -1.
+type prefix struct {
+	text   string
+	parent int32
+	branch *branch
+}
+
+// first returns the least position less than end that holds, or end.
+func (n *branch) first(f *facts, items []item, end int) int {
+	for _, i := range n.rest {
+		if int(i) >= end {
+			break
+		}
+		if items[i].expr.match(f) {
+			end = int(i)
+			break
+		}
+	}
+	for i := range n.tables {
+		end = n.tables[i].first(f, items, end)
+	}
+	return end
+}
+
+func (n *branch) before(f *facts, items []item, end int) int {
+	if n == nil || n.least >= end {
+		return end
+	}
+	return n.first(f, items, end)
+}
+
+func (t *table) first(f *facts, items []item, end int) int {
+	peer := &f.in.Peer
+	switch t.kind {
+	case byPrincipal:
+		return t.ids[*peer].before(f, items, end)
+	case byAccount:
+		return t.ids[identity.ID{Namespace: peer.Namespace, ServiceAccount: peer.ServiceAccount}].before(f, items, end)
+	case byNamespace:
+		return t.ids[identity.ID{Namespace: peer.Namespace}].before(f, items, end)
+	}
+	if f.in.HTTP == nil {
+		return end
+	}
+	if t.kind == byMethod {
+		return t.texts[f.in.HTTP.Method].before(f, items, end)
+	}
+	end = t.texts[f.path].before(f, items, end)
+	for i := t.last(f.path); i >= 0; i = int(t.prefixes[i].parent) {
+		if p := &t.prefixes[i]; strings.HasPrefix(f.path, p.text) {
+			end = p.branch.before(f, items, end)
+		}
+	}
+	return end
+}
+
+// last returns the last prefix that is not greater than path, or -1.
+func (t *table) last(path string) int {
+	low, high := 0, len(t.prefixes)
+	for low < high {
+		if mid := (low + high) / 2; t.prefixes[mid].text <= path {
+			low = mid + 1
+		} else {
+			high = mid
+		}
+	}
+	return low - 1
+}
