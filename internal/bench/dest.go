@@ -241,5 +241,8 @@ func (s *serving) sum() *Served {
 	return sum
 }
 
-// kindHandshake is an HBONE connection that was not made.
-const kindHandshake = "handshake"
+// The kinds of errors that only a destination counts.
+const (
+	kindHandshake  = "handshake"      // an HBONE connection that was not made
+	kindGRPCMethod = "unknown method" // a gRPC call to whatever else
+)

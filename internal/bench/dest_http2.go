@@ -157,7 +157,7 @@ func (k *callServed) begin(f l7.Fields) {
 		k.respond(0)
 	default:
 		k.kind = unary
-		k.fail(fault("grpc: no such method"), grpcUnimplemented, "only grpc.testing.BenchmarkService/UnaryCall and StreamingCall are served")
+		k.fail(fault(kindGRPCMethod), grpcUnimplemented, "only grpc.testing.BenchmarkService/UnaryCall and StreamingCall are served")
 	}
 }
 

@@ -89,7 +89,7 @@ func (s *socketServed) pump() {
 	if a.held > 0 {
 		codec.Credit(a.credit(0))
 	}
-	if s.over && a.none() {
+	if s.over && a.none() && !s.pinged {
 		s.ended = true
 		if s.said {
 			codec.Write(append(appendFrameHead(s.head[:0], opClose, int64(len(s.status)), nil), s.status[:]...))
@@ -100,7 +100,7 @@ func (s *socketServed) pump() {
 
 // eof notes that the client has ended its direction.
 func (s *socketServed) eof() {
-	if s.in.within() {
+	if !s.over && s.in.within() {
 		s.c.p.failed(fault(kindClosed))
 	}
 	s.over = true
