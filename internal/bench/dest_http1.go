@@ -45,7 +45,7 @@ func (c *http1Served) Request(r *l7.Request, end bool) {
 	switch {
 	case end:
 		c.answer()
-	case strings.EqualFold(r.Fields.Get("expect"), "100-continue"):
+	case waits(r.Fields):
 		_ = c.codec.Respond(&l7.Response{Status: 100}, false) // what cannot be written need not be
 	}
 }

@@ -42,6 +42,9 @@ func (c *http2Served) Headers(s *h2.Stream, f l7.Fields, end bool) {
 	if !open {
 		k = c.p.call(s)
 		k.begin(f)
+		if k.kind == plainCall && !end && waits(f) {
+			s.Headers(append(l7.Fields(k.fields[:0]), l7.Field{Name: ":status", Value: "100"}), false)
+		}
 	}
 	if end {
 		k.end()

@@ -2,6 +2,7 @@ package bench
 
 import (
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/waystone-mesh/waystone/internal/h2"
@@ -88,6 +89,9 @@ func (p *place) asked(method string, f l7.Fields) (size int64, status int) {
 	}
 	return size, p.Status
 }
+
+// waits reports whether the client waits for a 100 before it sends content.
+func waits(f l7.Fields) bool { return strings.EqualFold(f.Get("expect"), "100-continue") }
 
 // What follows remembers the last of what was computed: requests are mostly
 // alike.
