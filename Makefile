@@ -6,9 +6,10 @@ FUZZTIME ?= 60s
 FUZZ     ?= .
 BENCHTIME ?= 1s
 BENCH    ?= .
+PEERS    ?=
 export CGO_ENABLED ?= 0
 
-.PHONY: help build demo test race lint vet fuzz fuzz-seeds bench bench-diff h2spec check clean tidy
+.PHONY: help build demo test test-peers race lint vet fuzz fuzz-seeds bench bench-diff bench-peers h2proxy h2spec check clean tidy
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -22,17 +23,23 @@ demo: build ## a mesh on this machine: Istio's getting-started walk-through, ste
 
 test: ## unit, script and in-memory mesh tests (no root, no network)
 	$(GO) test ./...
+	cd e2e && $(GO) test -short ./...
+
+test-peers: build h2proxy ## that Envoy, HAProxy, nginx and ours do the same in bench-peers, as far as they are installed
+	cd e2e && $(GO) test -count=1 ./...
 
 race: ## the same under the race detector, which also poisons freed buffers (needs a C compiler)
 	CGO_ENABLED=1 $(GO) test -race ./...
 
 vet: ## go vet
 	$(GO) vet ./...
+	cd e2e && $(GO) vet ./...
 
 lint: ## golangci-lint, and gofmt
 	@fmt=$$(gofmt -l $$(git ls-files '*.go')); test -z "$$fmt" || { echo "gofmt would change: $$fmt"; exit 1; }
 	$(GO) build -C .ci/tools -o $(CURDIR)/bin/golangci-lint github.com/golangci/golangci-lint/v2/cmd/golangci-lint
 	bin/golangci-lint run ./...
+	cd e2e && ../bin/golangci-lint run ./...
 
 fuzz: ## every fuzz target for FUZZTIME (60s), those that match FUZZ
 	.ci/fuzz $(FUZZTIME) "$(FUZZ)"
@@ -44,6 +51,12 @@ bench: ## run the benchmarks matching BENCH, keep the figures in bench/new.txt
 bench-diff: ## compare bench/old.txt with bench/new.txt
 	$(GO) build -C .ci/tools -o $(CURDIR)/bin/benchstat golang.org/x/perf/cmd/benchstat
 	bin/benchstat bench/old.txt bench/new.txt
+
+bench-peers: build h2proxy ## measure against Envoy, HAProxy, nginx and nothing; PEERS="-quick" and other flags of e2e/bench
+	cd e2e && $(GO) run ./bench $(PEERS)
+
+h2proxy:
+	cd e2e && $(GO) build -trimpath -o ../bin/ ./bench/h2proxy
 
 h2spec: build ## HTTP/2 conformance of the HBONE listener and of the server inside tunnels
 	$(GO) build -C .ci/tools -o $(CURDIR)/bin/h2conformance ./h2conformance
@@ -58,5 +71,5 @@ fuzz-seeds: ## run every fuzz target on its seeds only
 clean: ## remove what was built
 	rm -rf bin bench/new.txt
 
-tidy: ## go mod tidy, both modules
-	$(GO) mod tidy && cd .ci/tools && $(GO) mod tidy
+tidy: ## go mod tidy, all modules
+	$(GO) mod tidy && (cd .ci/tools && $(GO) mod tidy) && cd e2e && $(GO) mod tidy

@@ -101,7 +101,7 @@ func have(path string) string {
 	info, err := os.Stat(path)
 	switch {
 	case errors.Is(err, os.ErrNotExist):
-		return path + " is not there: make build"
+		return path + " is not there: make build h2proxy"
 	case err != nil:
 		return err.Error()
 	case info.Mode()&0o111 == 0:

@@ -16,14 +16,6 @@ import (
 
 func noH2load() string { return onPath("h2load", "nghttp2-client") }
 
-func h2loadVersion() string {
-	path, err := lookPath("h2load")
-	if err != nil {
-		return ""
-	}
-	return output(path, "--version")
-}
-
 // An h2load is a run of nghttp2's generator, with one thread.
 type h2load struct {
 	Clients  int // connections
@@ -37,6 +29,7 @@ type h2load struct {
 // An h2result is what came of it. Every request that was made counts, from the
 // first on: a run has no warm-up.
 type h2result struct {
+	By       string // the generator and its version
 	Seconds  float64
 	Requests int // that were answered
 	Failed   int // that were not, or not with 2xx
@@ -70,8 +63,11 @@ func (h h2load) run(ctx context.Context, e *env, r *running) (*h2result, error) 
 		return nil, fmt.Errorf("h2load: %w: %s", err, text)
 	}
 	result, err := readH2load(string(text))
-	if err != nil || times == "" {
-		return result, err
+	if err != nil {
+		return nil, err
+	}
+	if result.By = output(path, "--version"); times == "" {
+		return result, nil
 	}
 	return result, result.readTimes(times)
 }

@@ -10,6 +10,7 @@ import (
 // TestSystemsCarryEveryProtocol has our own generator and destination at the ends
 // of every system: what it counts as an error, nobody should measure.
 func TestSystemsCarryEveryProtocol(t *testing.T) {
+	live(t)
 	e := testEnv(t)
 	if why := have(e.program("waystone")); why != "" {
 		t.Skip(why)

@@ -14,6 +14,7 @@ import (
 // TestProxiesCarryRequests has h2load ask every reverse proxy, and a client of
 // net/http look at what it says.
 func TestProxiesCarryRequests(t *testing.T) {
+	live(t)
 	for _, group := range proxies(testEnv(t)) {
 		for _, s := range group {
 			t.Run(s.name, func(t *testing.T) {

@@ -18,7 +18,7 @@ type system struct {
 // A running is a system that takes requests.
 type running struct {
 	connect   string // address and port for the generator to connect to
-	transport string // hbone, tcp, socks5; over TLS and for h2load: h2, http1
+	transport string // hbone, tcp, socks5; for h2load: h2, over TLS, or http1, without
 	authority string // the target of its CONNECT, or of its SOCKS5 request; see to
 	peer      string // whose certificate the generator is to accept, as namespace/account
 

@@ -37,6 +37,15 @@ func testEnv(t *testing.T) *env {
 	return e
 }
 
+// live skips a test that starts systems when only what is quick is wanted: they
+// are those that were built last.
+func live(t *testing.T) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("it starts programs: make test-peers")
+	}
+}
+
 // upFor starts a system, or skips the test when it cannot run here.
 func upFor(t *testing.T, e *env, s system) *running {
 	t.Helper()
@@ -70,6 +79,7 @@ var accessKeys = []string{
 // TestWaypointsAreTheSame holds ours and Envoy to the same decisions, the same
 // route, the same log and mTLS on both sides: otherwise there is nothing to compare.
 func TestWaypointsAreTheSame(t *testing.T) {
+	live(t)
 	for _, which := range []int{0, 1} {
 		e := testEnv(t)
 		s := waypoints(e)[which]
@@ -186,6 +196,7 @@ func checkAccessLog(t *testing.T, path string) {
 }
 
 func TestPumpCarriesHBONE(t *testing.T) {
+	live(t)
 	e := testEnv(t)
 	dest := serve(t, e)
 	r := upFor(t, e, haproxyPump())
@@ -209,6 +220,7 @@ func TestPumpCarriesHBONE(t *testing.T) {
 }
 
 func TestTunnelsCarryTCP(t *testing.T) {
+	live(t)
 	for which := range tunnels(testEnv(t)) {
 		e := testEnv(t)
 		s := tunnels(e)[which]
