@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -54,12 +55,18 @@ type tunnel struct {
 	close  func()
 }
 
+// patience is how long a tunnel may take to do what it is for: 30 s, for a machine
+// that is busy with something else.
+const patience = 30 * time.Second
+
 // open opens a tunnel through a system, as an account.
 func open(t *testing.T, e *env, r *running, account, authority string) (*tunnel, error) {
 	t.Helper()
 	transport := &http.Transport{TLSClientConfig: tlsConfig(t, e.certs, account), ForceAttemptHTTP2: true}
 	body, in := io.Pipe()
-	req, err := http.NewRequestWithContext(t.Context(), http.MethodConnect, "https://"+r.connect, body)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	t.Cleanup(cancel)
+	req, err := http.NewRequestWithContext(ctx, http.MethodConnect, "https://"+r.connect, body)
 	if err != nil {
 		t.Fatal(err)
 	}
