@@ -1,11 +1,13 @@
 // Package record protects the records of a TLS 1.3 connection once crypto/tls
-// has shaken hands: it opens them where they were read and seals them where
-// they will be written from, with no buffer of its own and no allocation.
+// has shaken hands. It opens them from where they were read to where their content
+// is wanted, and seals them in the buffer that is written: with no buffer of its
+// own, and no allocation.
 //
-// crypto/tls does the same behind a net.Conn: it copies a record into a buffer
-// that it keeps, and its content out of it; what it writes it copies twice. A
-// proxy does little else than move records, so for it the copies are a tenth of
-// the work and the buffers most of an idle connection.
+// crypto/tls does the same behind a net.Conn. A record that it reads it copies
+// into a buffer, which it keeps, and the content out of it; what it writes it
+// copies twice. A proxy does little else than move records: for a tunnel the
+// copies were a tenth of the work and more, and of an idle connection the buffer
+// was most.
 //
 // # What it does
 //
@@ -61,11 +63,12 @@
 //
 // # Secrets
 //
-// Secrets are in no error and no log, and fmt does not print them. Those that have served are
-// overwritten: the key log's in [Secrets.Clear], a key's material once the cipher
-// is made of it, a traffic secret when the next replaces it or the connection
-// ends. What crypto/tls and the ciphers keep of their own is the garbage
-// collector's, as it is with crypto/tls alone.
+// Secrets are in no error and no log, and fmt does not print them. Those that
+// have served are overwritten: the key log's in [Secrets.Clear], a key's material
+// once the cipher is made of it, a traffic secret when the next replaces it or the
+// connection ends. What crypto/tls and the ciphers keep of their own is the
+// garbage collector's, as it is with crypto/tls alone, and so is the line in which
+// crypto/tls spells a secret for the key log.
 package record
 
 import (
