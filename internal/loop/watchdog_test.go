@@ -2,14 +2,17 @@ package loop
 
 import (
 	"context"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 )
 
-// watched runs f with a group of two whose hangs are gathered.
-func watched(t *testing.T, f func(g *Group, told *[]Hang)) {
+// watched runs f with a group of two, and with what returns the hangs that have
+// been told of.
+func watched(t *testing.T, f func(g *Group, told func() []Hang)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		g, err := NewGroup(2, Options{Portable: true, Hang: time.Second})
@@ -18,13 +21,23 @@ func watched(t *testing.T, f func(g *Group, told *[]Hang)) {
 		}
 		defer g.Close()
 		ctx, cancel := context.WithCancel(context.Background())
+		var mu sync.Mutex
 		var told []Hang
 		done := make(chan struct{})
 		go func() {
 			defer close(done)
-			g.Watch(ctx, func(h Hang) { told = append(told, h) })
+			g.Watch(ctx, func(h Hang) {
+				mu.Lock()
+				defer mu.Unlock()
+				told = append(told, h)
+			})
 		}()
-		f(g, &told)
+		f(g, func() []Hang {
+			synctest.Wait()
+			mu.Lock()
+			defer mu.Unlock()
+			return slices.Clone(told)
+		})
 		cancel()
 		<-done
 	})
@@ -33,14 +46,14 @@ func watched(t *testing.T, f func(g *Group, told *[]Hang)) {
 func dawdle(d time.Duration) { time.Sleep(d) }
 
 func TestAHangIsToldOfOnceAndSoIsItsEnd(t *testing.T) {
-	watched(t, func(g *Group, told *[]Hang) {
+	watched(t, func(g *Group, told func() []Hang) {
 		g.Loops()[1].Do(func() { dawdle(10 * time.Second) })
 		time.Sleep(5 * time.Second)
-		synctest.Wait()
-		if len(*told) != 1 {
-			t.Fatalf("after 5 s: %+v, want one hang", *told)
+		hangs := told()
+		if len(hangs) != 1 {
+			t.Fatalf("after 5 s: %+v, want one hang", hangs)
 		}
-		h := (*told)[0]
+		h := hangs[0]
 		if h.Loop != 1 || h.Over || h.Took < time.Second || h.Took > 1500*time.Millisecond {
 			t.Errorf("got %+v, want loop 1 after 1 to 1.25 s", h)
 		}
@@ -49,11 +62,10 @@ func TestAHangIsToldOfOnceAndSoIsItsEnd(t *testing.T) {
 			t.Errorf("the stack is %q", h.Stack)
 		}
 		time.Sleep(6 * time.Second)
-		synctest.Wait()
-		if len(*told) != 2 {
-			t.Fatalf("after 11 s: %+v, want the end of the hang too", *told)
+		if hangs = told(); len(hangs) != 2 {
+			t.Fatalf("after 11 s: %+v, want the end of the hang too", hangs)
 		}
-		if h := (*told)[1]; h.Loop != 1 || !h.Over || h.Took != 10*time.Second || h.Stack != "" {
+		if h := hangs[1]; h.Loop != 1 || !h.Over || h.Took != 10*time.Second || h.Stack != "" {
 			t.Errorf("got %+v, want the end of loop 1's, after 10 s", h)
 		}
 		if s := g.Stats(); s[0].Hangs != 0 || s[1].Hangs != 1 {
@@ -64,35 +76,31 @@ func TestAHangIsToldOfOnceAndSoIsItsEnd(t *testing.T) {
 
 // A loop that is slow again and again, or that only waits, does not hang.
 func TestWhatIsNoHangIsNotToldOf(t *testing.T) {
-	watched(t, func(g *Group, told *[]Hang) {
+	watched(t, func(g *Group, told func() []Hang) {
 		l := g.Loops()[0]
 		for range 10 {
 			l.Do(func() { dawdle(900 * time.Millisecond) })
 			time.Sleep(time.Second)
 		}
 		time.Sleep(time.Hour)
-		if len(*told) != 0 || l.Stats().Hangs != 0 {
-			t.Errorf("got %+v and %d, want none", *told, l.Stats().Hangs)
+		if hangs := told(); len(hangs) != 0 || l.Stats().Hangs != 0 {
+			t.Errorf("got %+v and %d, want none", hangs, l.Stats().Hangs)
 		}
 	})
 }
 
 // One hang after the other is two.
 func TestEveryHangIsToldOf(t *testing.T) {
-	watched(t, func(g *Group, told *[]Hang) {
+	watched(t, func(g *Group, told func() []Hang) {
 		l := g.Loops()[0]
 		l.Do(func() {
 			l.Do(func() { dawdle(3 * time.Second) }) // for the next batch
 			dawdle(2 * time.Second)
 		})
 		time.Sleep(6 * time.Second)
-		synctest.Wait()
-		var got []bool
-		for _, h := range *told {
-			got = append(got, h.Over)
-		}
-		if len(got) != 4 || got[0] || !got[1] || got[2] || !got[3] || (*told)[1].Took != 2*time.Second || (*told)[3].Took != 3*time.Second {
-			t.Errorf("got %+v, want two hangs of 2 and 3 s", *told)
+		h := told()
+		if len(h) != 4 || h[0].Over || !h[1].Over || h[2].Over || !h[3].Over || h[1].Took != 2*time.Second || h[3].Took != 3*time.Second {
+			t.Errorf("got %+v, want two hangs of 2 and 3 s", h)
 		}
 	})
 }
