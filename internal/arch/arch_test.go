@@ -43,6 +43,7 @@ var imports = map[string]string{
 	"authz/rbac":      "authz internal/identity internal/l7 internal/mesh",
 	"authz/rego":      "authz internal/extauthz internal/identity internal/l7 internal/mesh",
 	"authz/authztest": "authz internal/identity internal/l7",
+	"authz/jwt":       "authz internal/l7 internal/mesh",
 	"routing":         "internal/l7 internal/mesh",
 	"telemetry":       "internal/identity internal/mesh",
 
@@ -87,6 +88,7 @@ var homes = map[string]string{
 	"istio.io/":                     "internal/manifest",
 	"sigs.k8s.io/":                  "internal/manifest",
 	"github.com/spiffe/go-spiffe":   "internal/identity",
+	"github.com/go-jose/":           "authz/jwt",
 	"github.com/HdrHistogram/":      "internal/bench",
 	"golang.org/x/sys":              "internal/bench",
 	"golang.org/x/crypto":           "internal/record",
