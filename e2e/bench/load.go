@@ -8,7 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -33,7 +33,8 @@ func (r *result) end() time.Time {
 	return r.Start.Add(time.Duration(r.Seconds * float64(time.Second)))
 }
 
-// load runs the generator against a running system with further flags.
+// load runs the generator against a running system with further flags. What went
+// wrong for a request is in the result.
 func (e *env) load(ctx context.Context, r *running, flags ...string) (*result, error) {
 	dir, err := e.directory("load")
 	if err != nil {
@@ -42,10 +43,8 @@ func (e *env) load(ctx context.Context, r *running, flags ...string) (*result, e
 	defer os.RemoveAll(dir)
 	out := filepath.Join(dir, "result.json")
 	protocol := "http1"
-	for i, f := range flags {
-		if f == "--protocol" {
-			protocol = flags[i+1]
-		}
+	if i := slices.Index(flags, "--protocol"); i >= 0 {
+		protocol = flags[i+1]
 	}
 	args := []string{
 		"bench", "load", "--quiet", "--json", out, "--connect", r.connect, "--transport", r.transport, "--authority", r.to(protocol),
@@ -57,86 +56,107 @@ func (e *env) load(ctx context.Context, r *running, flags ...string) (*result, e
 	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
 	cmd.WaitDelay = shutdown
 	if text, err := cmd.CombinedOutput(); err != nil {
-		return nil, fmt.Errorf("%s: %w\n%s", strings.Join(cmd.Args[1:], " "), err, text)
+		return nil, fmt.Errorf("waystone %s: %w\n%s", strings.Join(cmd.Args[1:], " "), err, text)
 	}
-	text, err := os.ReadFile(out)
+	x := new(result)
+	return x, readJSON(out, x)
+}
+
+func readJSON(path string, to any) error {
+	text, err := os.ReadFile(path)
+	if err == nil {
+		err = json.Unmarshal(text, to)
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", filepath.Base(path), err)
+	}
+	return nil
+}
+
+// A served is what a destination says when it ends; see Served of internal/bench.
+type served struct {
+	Requests      int64            `json:"requests"`
+	BytesReceived int64            `json:"bytesReceived"`
+	BytesSent     int64            `json:"bytesSent"`
+	Open          int64            `json:"open"`
+	Errors        map[string]int64 `json:"errors"`
+}
+
+// A backend is what systems lead to.
+type backend struct {
+	e    *env
+	c    *child // the destination; nil: origins
+	out  string
+	stop func() error // origins; nil: a destination
+}
+
+// startBackend starts what systems of a kind lead to: the destination over HBONE or
+// over TCP, or the servers behind reverse proxies.
+func (e *env) startBackend(ctx context.Context, k kind) (*backend, error) {
+	b := &backend{e: e}
+	if k == ofProxies {
+		var err error
+		b.stop, err = startOrigins(ctx, e)
+		return b, err
+	}
+	dir, err := e.directory("destination")
 	if err != nil {
 		return nil, err
 	}
-	x := new(result)
-	if err := json.Unmarshal(text, x); err != nil {
-		return nil, fmt.Errorf("the generator's result: %w", err)
+	said := filepath.Join(dir, "log")
+	b.out = filepath.Join(dir, "served.json")
+	args := []string{"bench", "dest", "--json", b.out}
+	if k == ofTunnels {
+		args = append(args, "--transport", "tcp", "--listen", e.destination.Plain.String())
+	} else {
+		args = append(args, "--transport", "hbone", "--listen", e.destination.HBONE.String(), "--identity", e.certs.source(), "--as", "default/"+serverAccount)
 	}
-	return x, nil
-}
-
-// A served is what a destination says when it ends.
-type served struct {
-	Requests int64            `json:"requests"`
-	Open     int64            `json:"open"`
-	Errors   map[string]int64 `json:"errors"`
-}
-
-// A backend is the destination, over HBONE and over plain TCP.
-type backend struct {
-	e        *env
-	children []*child
-	outs     []string
-}
-
-func (e *env) startBackend(ctx context.Context) (*backend, error) {
-	b := &backend{e: e}
-	for transport, listen := range map[string]string{"hbone": e.destination.HBONE.String(), "tcp": e.destination.Plain.String()} {
-		said, out := filepath.Join(e.logs, "destination-"+transport+".log"), filepath.Join(e.dir, "destination-"+transport+".json")
-		args := []string{"bench", "dest", "--transport", transport, "--listen", listen, "--json", out}
-		if transport == "hbone" {
-			args = append(args, "--identity", e.certs.source(), "--as", "default/"+serverAccount)
-		}
-		c, err := e.family.start("destination "+transport, said, e.program("waystone"), args...)
-		if err != nil {
-			return nil, err
-		}
-		b.children, b.outs = append(b.children, c), append(b.outs, out)
-		if err := c.await(ctx, func(context.Context) error {
-			if text, err := os.ReadFile(said); err != nil || !strings.Contains(string(text), "listening") {
-				return errors.New("it does not listen yet")
-			}
-			return nil
-		}); err != nil {
-			return nil, err
-		}
+	if b.c, err = e.family.start("destination", said, e.program("waystone"), args...); err != nil {
+		return nil, err
+	}
+	if err := b.c.await(ctx, listens(said)); err != nil {
+		return nil, errors.Join(err, e.family.end(syscall.SIGINT, b.c))
 	}
 	return b, nil
 }
 
-// end stops the destination and checks what it has seen: content that was not
-// what had been sent, and tunnels that nobody closed.
-func (b *backend) end() error {
+// listens returns a function that reports whether a destination has said that it
+// listens. To try a connection would be a failed handshake.
+func listens(said string) func(context.Context) error {
+	return func(context.Context) error {
+		if text, err := os.ReadFile(said); err != nil || !strings.Contains(string(text), "listening") {
+			return errors.New("it does not listen yet")
+		}
+		return nil
+	}
+}
+
+// end stops it, after the systems that lead to it, and returns what it has seen.
+// It is an error if that is not in order: content that was not what had been sent,
+// or tunnels that nobody closed.
+func (b *backend) end() (*served, error) {
+	s := new(served)
+	if b.stop != nil {
+		return s, b.stop()
+	}
+	if err := b.e.family.end(syscall.SIGINT, b.c); err != nil {
+		return s, err
+	}
+	if err := readJSON(b.out, s); err != nil {
+		return s, err
+	}
+	return s, s.check()
+}
+
+func (s *served) check() error {
 	var errs []error
-	for i, c := range b.children {
-		if err := b.e.family.end(syscall.SIGINT, c); err != nil {
-			errs = append(errs, err)
-			continue
+	for _, kind := range []string{"crc", "length", "malformed"} {
+		if n := s.Errors[kind]; n > 0 {
+			errs = append(errs, fmt.Errorf("the destination counts %d errors of kind %s", n, kind))
 		}
-		text, err := os.ReadFile(b.outs[i])
-		if err != nil {
-			errs = append(errs, err)
-			continue
-		}
-		var s served
-		if err := json.Unmarshal(text, &s); err != nil {
-			errs = append(errs, fmt.Errorf("%s: %w", b.outs[i], err))
-			continue
-		}
-		if n := s.Errors["crc"]; n > 0 {
-			errs = append(errs, fmt.Errorf("%s: %d requests came with other content than was sent", c.name, n))
-		}
-		if s.Open > 0 {
-			errs = append(errs, fmt.Errorf("%s: %d tunnels were left open", c.name, s.Open))
-		}
+	}
+	if s.Open > 0 {
+		errs = append(errs, fmt.Errorf("%d tunnels were left open at the destination", s.Open))
 	}
 	return errors.Join(errs...)
 }
-
-// number formats a flag's.
-func number(n int) string { return strconv.Itoa(n) }

@@ -13,20 +13,30 @@ type machine struct {
 	Memory string `json:"memory"`
 	Kernel string `json:"kernel"`
 	Go     string `json:"go"`
+	Load   string `json:"load"` // averages when the run began: what else was going on
 }
 
 func thisMachine() machine {
-	m := machine{Cores: runtime.NumCPU(), Go: runtime.Version(), CPU: "unknown", Memory: "unknown", Kernel: "unknown"}
-	if text, err := os.ReadFile("/proc/cpuinfo"); err == nil {
-		m.CPU = after(string(text), "model name")
+	return machine{
+		Cores: runtime.NumCPU(), Go: runtime.Version(),
+		CPU: after(contents("/proc/cpuinfo"), "model name"), Memory: after(contents("/proc/meminfo"), "MemTotal"),
+		Kernel: strings.TrimSpace(contents("/proc/sys/kernel/osrelease")),
+		Load:   strings.Join(firstFields(contents("/proc/loadavg"), 3), " "),
 	}
-	if text, err := os.ReadFile("/proc/meminfo"); err == nil {
-		m.Memory = after(string(text), "MemTotal")
+}
+
+// contents returns a file's, or nothing.
+func contents(path string) string {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return ""
 	}
-	if text, err := os.ReadFile("/proc/sys/kernel/osrelease"); err == nil {
-		m.Kernel = strings.TrimSpace(string(text))
-	}
-	return m
+	return string(text)
+}
+
+func firstFields(text string, n int) []string {
+	f := strings.Fields(text)
+	return f[:min(n, len(f))]
 }
 
 // after returns what follows a name and a colon in /proc's form.

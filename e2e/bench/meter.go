@@ -9,49 +9,93 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
-// A usage is what processes have used since they began.
-type usage struct {
-	At       time.Time
-	CPU      time.Duration // user and system, of every thread
-	Switches int64         // times a thread went to sleep
-	RSS      int64         // anonymous memory that is resident, bytes: of the largest of them
+// What a meter counts, in this order. System calls follow, if they are counted.
+const (
+	cpuTime    = iota // s, of every thread that there is or was
+	userTime          // s, in ticks of 10 ms: good for the share of each
+	kernelTime        // likewise
+	waits             // times a thread went to sleep
+	preempted         // times one had to make room
+	faults            // pages that were not there
+	counters
+)
+
+// A reading is what processes have used since they began.
+type reading struct {
+	at  time.Time
+	n   []float64 // by the constants above
+	rss float64   // anonymous memory that is resident, bytes: of the largest of them
 }
 
-// use reads what processes have used. CPU time is from schedstat, in
-// nanoseconds: that of stat is counted in ticks of 10 ms, which are a few per
-// cent of a round.
-func use(pids []int) (usage, error) {
-	u := usage{At: time.Now()}
+// read reads it. CPU time is that of the processes' CPU clocks, which the
+// scheduler keeps in nanoseconds; stat counts in ticks, a few of which are a per
+// cent of a round, so that it says only how much of the time was the kernel's.
+// (schedstat has nanoseconds too, but forgets threads that have ended.)
+func read(pids []int, calls *tally) (reading, error) {
+	r := reading{at: time.Now(), n: make([]float64, counters)}
 	for _, pid := range pids {
-		tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*", pid))
+		ns, err := processClock(pid)
 		if err != nil {
-			return u, err
+			return r, fmt.Errorf("the CPU clock of process %d: %w", pid, err)
 		}
-		for _, task := range tasks {
-			text, err := os.ReadFile(task + "/schedstat")
+		r.n[cpuTime] += ns.Seconds()
+		text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+		if err == nil {
+			err = addStat(r.n, string(text))
+		}
+		if err != nil {
+			return r, err
+		}
+		if text, err = os.ReadFile(fmt.Sprintf("/proc/%d/status", pid)); err != nil {
+			return r, err
+		}
+		r.rss = max(r.rss, float64(field(string(text), "RssAnon:")<<10))
+		tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/status", pid))
+		if err != nil {
+			return r, err
+		}
+		for _, path := range tasks {
+			text, err := os.ReadFile(path)
 			if err != nil {
 				continue // the thread is gone
 			}
-			ns, _, _ := strings.Cut(string(text), " ")
-			n, err := strconv.ParseInt(ns, 10, 64)
-			if err != nil {
-				return u, fmt.Errorf("%s/schedstat: %w", task, err)
-			}
-			u.CPU += time.Duration(n)
-			status, err := os.ReadFile(task + "/status")
-			if err == nil {
-				u.Switches += field(string(status), "voluntary_ctxt_switches:")
-			}
+			r.n[waits] += float64(field(string(text), "voluntary_ctxt_switches:"))
+			r.n[preempted] += float64(field(string(text), "nonvoluntary_ctxt_switches:"))
 		}
-		status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
-		if err != nil {
-			return u, err
-		}
-		u.RSS = max(u.RSS, field(string(status), "RssAnon:")<<10)
 	}
-	return u, nil
+	var err error
+	r.n, err = calls.read(r.n)
+	return r, err
+}
+
+// processClock is clock_getcpuclockid(3) and clock_gettime(2).
+func processClock(pid int) (time.Duration, error) {
+	var t unix.Timespec
+	err := unix.ClockGettime(int32(^pid<<3|2), &t) // 2: what the scheduler counts
+	return time.Duration(t.Nano()), err
+}
+
+// addStat adds what a line of /proc/pid/stat says of time and faults.
+func addStat(n []float64, line string) error {
+	// The second field is a name in brackets, which may have any in it.
+	f := strings.Fields(line[strings.LastIndexByte(line, ')')+1:])
+	const first = 3 // what proc(5) numbers the first of f
+	if len(f) <= 15-first {
+		return fmt.Errorf("%q is not of the form of /proc/pid/stat", line)
+	}
+	number := func(i int) float64 {
+		x, _ := strconv.ParseFloat(f[i-first], 64) // the kernel writes numbers
+		return x
+	}
+	const tick = 100 // in a second, whatever the kernel's own are
+	n[faults] += number(10) + number(12)
+	n[userTime] += number(14) / tick
+	n[kernelTime] += number(15) / tick
+	return nil
 }
 
 // field returns the number after a name in /proc's form; 0 when it is not there.
@@ -65,24 +109,24 @@ func field(text, name string) int64 {
 	return 0
 }
 
-// A meter reads usage all the time, so that what was used between any two
-// moments can be told afterwards: only the generator knows when its measured
-// part began.
+// A meter reads all the time, so that what was used between any two moments can
+// be told afterwards: only the generator knows when its measured part began.
 type meter struct {
-	pids []int
-	stop chan struct{}
-	done sync.WaitGroup
+	pids  []int
+	calls *tally // nil: not counted
+	stop  chan struct{}
+	done  sync.WaitGroup
 
-	all []usage // once done
+	all []reading // once done
 	err error
 }
 
-// metered is how often a meter reads: 40 times in a round of 2 s, at a tenth of a
+// metered is how often a meter reads: 30 times in a round of 1.5 s, a fifth of a
 // millisecond each.
 const metered = 50 * time.Millisecond
 
-func startMeter(pids []int) *meter {
-	m := &meter{pids: pids, stop: make(chan struct{})}
+func startMeter(pids []int, calls *tally) *meter {
+	m := &meter{pids: pids, calls: calls, stop: make(chan struct{})}
 	m.done.Go(m.run)
 	return m
 }
@@ -90,13 +134,7 @@ func startMeter(pids []int) *meter {
 func (m *meter) run() {
 	tick := time.NewTicker(metered)
 	defer tick.Stop()
-	for {
-		u, err := use(m.pids)
-		if err != nil {
-			m.err = err
-			return
-		}
-		m.all = append(m.all, u)
+	for m.read() {
 		select {
 		case <-m.stop:
 			return
@@ -105,44 +143,61 @@ func (m *meter) run() {
 	}
 }
 
+// read reads once, and reports whether it could.
+func (m *meter) read() bool {
+	r, err := read(m.pids, m.calls)
+	if err != nil {
+		m.err = err
+		return false
+	}
+	m.all = append(m.all, r)
+	return true
+}
+
 // end stops the meter, which has then read once more.
 func (m *meter) end() error {
 	close(m.stop)
 	m.done.Wait()
 	if m.err == nil {
-		var u usage
-		if u, m.err = use(m.pids); m.err == nil {
-			m.all = append(m.all, u)
-		}
+		m.read()
 	}
 	return m.err
 }
 
+// between returns what was used between two moments.
+func (m *meter) between(from, to time.Time) []float64 {
+	a, b := m.at(from), m.at(to)
+	for i := range b {
+		b[i] -= a[i]
+	}
+	return b
+}
+
 // at returns what had been used at a moment: between two readings, in proportion.
-func (m *meter) at(t time.Time) usage {
-	i := sort.Search(len(m.all), func(i int) bool { return !m.all[i].At.Before(t) })
-	switch {
-	case i == len(m.all):
-		return m.all[i-1]
-	case i == 0:
-		return m.all[0]
+func (m *meter) at(t time.Time) []float64 {
+	i := sort.Search(len(m.all), func(i int) bool { return !m.all[i].at.Before(t) })
+	last := len(m.all) - 1
+	a, b := &m.all[max(i-1, 0)], &m.all[min(i, last)]
+	share := 0.0
+	if d := b.at.Sub(a.at); d > 0 {
+		share = float64(t.Sub(a.at)) / float64(d)
 	}
-	a, b := m.all[i-1], m.all[i]
-	share := float64(t.Sub(a.At)) / float64(b.At.Sub(a.At))
-	return usage{
-		At:       t,
-		CPU:      a.CPU + time.Duration(share*float64(b.CPU-a.CPU)),
-		Switches: a.Switches + int64(share*float64(b.Switches-a.Switches)),
-		RSS:      b.RSS,
+	n := make([]float64, len(a.n))
+	for i := range n {
+		n[i] = a.n[i] + share*(b.n[i]-a.n[i])
 	}
+	return n
 }
 
 // peak returns the most memory that was seen between two moments.
-func (m *meter) peak(from, to time.Time) (most int64) {
-	for _, u := range m.all {
-		if !u.At.Before(from) && !u.At.After(to.Add(metered)) {
-			most = max(most, u.RSS)
+func (m *meter) peak(from, to time.Time) (most float64) {
+	for _, r := range m.all {
+		if !r.at.Before(from) && !r.at.After(to.Add(metered)) {
+			most = max(most, r.rss)
 		}
 	}
 	return most
 }
+
+// most is that between the first reading and the last.
+func (m *meter) most() float64 { return m.peak(m.all[0].at, m.all[len(m.all)-1].at) }

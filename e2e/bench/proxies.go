@@ -146,5 +146,6 @@ func startOrigins(ctx context.Context, e *env) (stop func() error, err error) {
 	if err != nil {
 		return nil, errors.Join(err, stop())
 	}
-	return func() error { return errors.Join(h1.stop(), stop()) }, nil
+	stopH2 := stop
+	return func() error { return errors.Join(h1.stop(), stopH2()) }, nil
 }

@@ -1,161 +1,177 @@
 package main
 
 import (
+	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
+	"os"
+	"path/filepath"
 	"slices"
-	"strconv"
-	"strings"
 	"time"
 )
 
-// newReport returns an empty report about this machine.
-func newReport(t *tester) *report {
-	r := &report{
-		Date: time.Now().UTC().Format("2006-01-02"), Machine: thisMachine(), Options: t.o,
-		Versions: map[string]string{}, Lacks: map[string]string{}, Figures: map[string]figure{}, Problems: []string{}, Scenarios: []measured{},
+// A report is everything that a run has found: report.json.
+type report struct {
+	Date      time.Time         `json:"date"`
+	Commit    string            `json:"commit"`
+	Machine   machine           `json:"machine"`
+	Versions  map[string]string `json:"versions"`
+	Lacks     map[string]string `json:"lacks"` // what systems leave out
+	Options   options           `json:"options"`
+	Took      float64           `json:"took"` // s
+	Scenarios []measured        `json:"scenarios"`
+	Figures   []figure          `json:"figures"`
+	Checked   checked           `json:"checked"`
+	Problems  []string          `json:"problems"` // unexpected answers, leaks, deaths
+}
+
+// options are what a run was told.
+type options struct {
+	Rounds   int    `json:"rounds"`
+	Duration string `json:"duration"`
+	Warmup   string `json:"warmup"`
+	Quick    bool   `json:"quick"`
+}
+
+// checked says what was found in order.
+type checked struct {
+	Requests int64 `json:"requests"` // that the generators counted, each with the status and the content that it should have
+	Served   int64 `json:"served"`   // that the destinations counted
+	Bytes    int64 `json:"bytes"`    // of content, compared by CRC
+	Logged   int64 `json:"logged"`   // lines in access logs that were compared with requests
+	Systems  int   `json:"systems"`  // that were looked at for leaks after their last round
+}
+
+// A measured is what came of a scenario.
+type measured struct {
+	Name    string            `json:"name"`
+	Title   string            `json:"title"`
+	Asked   int               `json:"asked"` // requests per second; 0: a closed loop
+	Bulk    bool              `json:"bulk"`
+	When    time.Time         `json:"when"`
+	Commit  string            `json:"commit"`
+	Systems []measuredOne     `json:"systems"`
+	Missing map[string]string `json:"missing"` // systems that were not run, and why
+	Failed  map[string]string `json:"failed"`  // systems that failed, and how
+}
+
+type measuredOne struct {
+	Name    string   `json:"name"`
+	Samples []sample `json:"samples"`
+
+	// Per request, from a round of their own. Nil: not counted.
+	Calls     callsOf  `json:"calls,omitempty"`
+	NotCalled string   `json:"notCalled,omitempty"` // why Calls is nil
+	Allocs    *float64 `json:"allocs,omitempty"`    // of ours
+}
+
+// of returns what a system's part was, or nil.
+func (m *measured) of(name string) *measuredOne {
+	if i := slices.IndexFunc(m.Systems, func(o measuredOne) bool { return o.Name == name }); i >= 0 {
+		return &m.Systems[i]
 	}
-	if text, err := run("git", "-C", t.root, "describe", "--always", "--dirty"); err == nil {
-		r.Versions["commit"] = strings.TrimSpace(text)
+	return nil
+}
+
+// why says why a scenario has nothing about a system.
+func (m *measured) why(name string) string {
+	if text, ok := m.Missing[name]; ok {
+		return text
 	}
-	return r
+	if text, ok := m.Failed[name]; ok {
+		return text
+	}
+	return name + " was not part of it"
+}
+
+// A figure is one number of some systems that is not from a scenario.
+type figure struct {
+	Name   string               `json:"name"`
+	Title  string               `json:"title"`
+	Unit   string               `json:"unit"`
+	When   time.Time            `json:"when"`
+	Commit string               `json:"commit"`
+	Values map[string][]float64 `json:"values"` // by system, one a round
+	Failed map[string]string    `json:"failed"` // systems that have none, and why
+}
+
+func (r *report) scenario(name string) *measured {
+	if i := slices.IndexFunc(r.Scenarios, func(m measured) bool { return m.Name == name }); i >= 0 {
+		return &r.Scenarios[i]
+	}
+	return nil
+}
+
+func (r *report) figure(name string) *figure {
+	if i := slices.IndexFunc(r.Figures, func(f figure) bool { return f.Name == name }); i >= 0 {
+		return &r.Figures[i]
+	}
+	return nil
 }
 
 // keep takes over what an older report has found.
 func (r *report) keep(old *report) {
-	r.Scenarios = append(r.Scenarios, old.Scenarios...)
-	maps.Copy(r.Figures, old.Figures)
-	for name, version := range old.Versions {
-		if _, known := r.Versions[name]; !known {
-			r.Versions[name] = version
-		}
-	}
+	r.Scenarios, r.Figures = old.Scenarios, old.Figures
+	maps.Copy(r.Versions, old.Versions)
 	maps.Copy(r.Lacks, old.Lacks)
 }
 
 // put adds what a scenario has found, in the order of the scenarios.
 func (r *report) put(m measured) {
+	m.When, m.Commit = r.Date, r.Commit
 	r.Scenarios = slices.DeleteFunc(r.Scenarios, func(old measured) bool { return old.Name == m.Name })
 	r.Scenarios = append(r.Scenarios, m)
-	slices.SortStableFunc(r.Scenarios, byName(scenarios()))
+	at := map[string]int{}
+	for i, s := range scenarios() {
+		at[s.name] = i
+	}
+	slices.SortStableFunc(r.Scenarios, func(a, b measured) int { return at[a.Name] - at[b.Name] })
 }
 
-// markdown writes the report.
-func markdown(r *report, notes string) string {
-	var b strings.Builder
-	p := func(format string, args ...any) { fmt.Fprintf(&b, format, args...) }
-	p("# Measured\n\nWritten by `make bench-peers` on %s, from the numbers in report.json.\n\n", r.Date)
-	p("- machine: %s, %d cores, %s of memory, Linux %s, %s\n", r.Machine.CPU, r.Machine.Cores, r.Machine.Memory, r.Machine.Kernel, r.Machine.Go)
-	p("- rounds: %d of %s each after %s of the same load; systems take turns within a round\n", r.Options.Rounds, r.Options.Duration, r.Options.Warmup)
-	for _, name := range slices.Sorted(maps.Keys(r.Versions)) {
-		p("- %s: %s\n", name, r.Versions[name])
-	}
-	p("\nGenerator, system and destination share the cores: rates and latencies are for comparison within a table, and CPU per request, the " +
-		"system's own user and system time, is the figure to look at. A ratio is made in each round; median [least–most].\n")
-	p("\n## Targets\n\n%s", targetsTable(r))
-	if notes != "" {
-		p("\n## Targets that were not met\n\n%s\n", strings.TrimSpace(notes))
-	}
-	if len(r.Problems) > 0 {
-		p("\n## Problems\n\n")
-		for _, problem := range r.Problems {
-			p("- %s\n", strings.ReplaceAll(problem, "\n", " "))
-		}
-	}
-	p("\n## Scenarios\n")
-	for i := range r.Scenarios {
-		p("\n%s", scenarioTable(&r.Scenarios[i]))
-	}
-	p("\n## Other figures\n\n| figure | value |\n|---|---|\n")
-	for _, name := range slices.Sorted(maps.Keys(r.Figures)) {
-		if f := r.Figures[name]; f.Failed != "" {
-			p("| %s | none: %s |\n", name, oneLine(f.Failed))
-		} else {
-			p("| %s | %s |\n", name, digits(f.Value))
-		}
-	}
-	p("\n## What the others leave out\n\n")
-	for _, name := range slices.Sorted(maps.Keys(r.Lacks)) {
-		if r.Lacks[name] != "" {
-			p("- %s: %s\n", name, r.Lacks[name])
-		}
-	}
-	p("\n## Again\n\n    make bench-peers\n\nmeasures everything; `cd e2e && go run ./bench -only REGEX` some of it, and `-render` writes this page anew.\n")
-	return b.String()
+// add adds a figure.
+func (r *report) add(f figure) {
+	f.When, f.Commit = r.Date, r.Commit
+	r.Figures = slices.DeleteFunc(r.Figures, func(old figure) bool { return old.Name == f.Name })
+	r.Figures = append(r.Figures, f)
 }
 
-// targetsTable writes the table of targets.
-func targetsTable(r *report) string {
-	var b strings.Builder
-	b.WriteString("| figure | target | measured | |\n|---|---|---|---|\n")
-	for _, t := range targets() {
-		limit := "≤ " + digits(t.limit)
-		if t.least {
-			limit = "≥ " + digits(t.limit)
-		}
-		measured, verdict := "", "not measured"
-		if s, ok := t.find(r); ok {
-			measured, verdict = spreadText(s), "**not met**"
-			if t.met(s.Median) {
-				verdict = "met"
-			}
-		}
-		fmt.Fprintf(&b, "| %s | %s | %s | %s |\n", t.name, strings.TrimSpace(limit+" "+t.of), measured, verdict)
+// results is where a report is kept.
+type results struct{ dir string }
+
+func (s results) path(name string) string { return filepath.Join(s.dir, name) }
+
+func (s results) read() (*report, error) {
+	text, err := os.ReadFile(s.path("report.json"))
+	if err != nil {
+		return nil, err
 	}
-	return b.String()
+	r := new(report)
+	if err := json.Unmarshal(text, r); err != nil {
+		return nil, fmt.Errorf("%s: %w", s.path("report.json"), err)
+	}
+	return r, nil
 }
 
-// scenarioTable writes what one scenario found.
-func scenarioTable(m *measured) string {
-	var b strings.Builder
-	fmt.Fprintf(&b, "### %s\n\n", m.Title)
-	cost, of := "CPU µs/request", cpuOf
-	if slices.ContainsFunc(m.Systems, func(s measuredOne) bool { return len(s.Samples) > 0 && s.Samples[0].CPUPerGB > 0 }) {
-		cost, of = "CPU s/GB", cpuPerGBOf
+// write writes the numbers, and from them and from what people have written in
+// notes.md the page.
+func (s results) write(r *report) error {
+	text, err := json.MarshalIndent(r, "", " ")
+	if err != nil {
+		return err
 	}
-	fmt.Fprintf(&b, "| system | %s | requests/s | p50 µs | p90 | p99 | p99.9 | sleeps/request | memory MiB |\n|---|---|---|---|---|---|---|---|---|\n", cost)
-	for _, s := range m.Systems {
-		if len(s.Samples) == 0 {
-			continue
-		}
-		fmt.Fprintf(&b, "| %s | %s", s.Name, spreadText(over(s.Samples, of)))
-		for _, field := range []func(*sample) float64{
-			func(s *sample) float64 { return s.Rate }, p50Of, func(s *sample) float64 { return s.P90 }, p99Of,
-			func(s *sample) float64 { return s.P999 }, func(s *sample) float64 { return s.Switches }, func(s *sample) float64 { return float64(s.RSS) / mib },
-		} {
-			b.WriteString(" | " + digits(over(s.Samples, field).Median))
-		}
-		b.WriteString(" |\n")
+	notes, err := os.ReadFile(s.path("notes.md"))
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
 	}
-	for _, name := range slices.Sorted(maps.Keys(m.Missing)) {
-		fmt.Fprintf(&b, "\n%s was not run: %s\n", name, oneLine(m.Missing[name]))
+	page, err := markdown(r, string(notes))
+	if err != nil {
+		return err
 	}
-	for _, name := range slices.Sorted(maps.Keys(m.Failed)) {
-		fmt.Fprintf(&b, "\n%s failed: %s\n", name, oneLine(m.Failed[name]))
+	if err := os.MkdirAll(s.dir, 0o755); err != nil {
+		return err
 	}
-	return b.String()
-}
-
-func oneLine(s string) string { return strings.ReplaceAll(strings.TrimSpace(s), "\n", " ") }
-
-func spreadText(s spread) string {
-	if s.Min == s.Max {
-		return digits(s.Median)
-	}
-	return fmt.Sprintf("%s [%s–%s]", digits(s.Median), digits(s.Min), digits(s.Max))
-}
-
-// digits writes a number with three digits, or all those before its point.
-func digits(x float64) string {
-	switch {
-	case x == 0:
-		return "0"
-	case x >= 100 || x <= -100:
-		return strconv.FormatFloat(x, 'f', 0, 64)
-	}
-	text := strconv.FormatFloat(x, 'g', 3, 64)
-	if strings.Contains(text, "e") {
-		text = strconv.FormatFloat(x, 'f', 6, 64)
-	}
-	return text
+	return errors.Join(
+		os.WriteFile(s.path("report.json"), append(text, '\n'), 0o644),
+		os.WriteFile(s.path("report.md"), []byte(page), 0o644))
 }

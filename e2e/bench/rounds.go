@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -24,15 +25,22 @@ type tester struct {
 type lane struct {
 	system
 	running *running
-	samples []sample
-	failed  error
+	before  footprint
+	one     measuredOne
+	failed  error // the last round's, if it did
+	out     bool  // has failed twice in a row, and is left alone
 }
 
 // systemsOf returns the systems that a scenario is about.
 func (t *tester) systemsOf(s *scenario) []system {
-	all := waypoints(t.env)
-	if s.kind == ofTunnels {
+	var all []system
+	switch s.kind {
+	case ofWaypoints:
+		all = waypoints(t.env)
+	case ofTunnels:
 		all = tunnels(t.env)
+	case ofProxies:
+		all = slices.Concat(proxies(t.env)...)
 	}
 	if s.systems == nil {
 		return all
@@ -41,61 +49,74 @@ func (t *tester) systemsOf(s *scenario) []system {
 }
 
 // run measures one scenario: in each round every system once, beginning with
-// another one each time, so that whatever changes with time changes for all.
+// another one each time, so that whatever changes with time changes for all. Then
+// it looks at what the systems have left.
 func (t *tester) run(ctx context.Context, s *scenario) (m measured, err error) {
-	m = measured{Name: s.name, Title: s.title, Missing: map[string]string{}, Failed: map[string]string{}}
+	m = measured{Name: s.name, Title: s.title, Asked: s.rate, Bulk: s.bulk, Missing: map[string]string{}, Failed: map[string]string{}}
 	e := t.env.with(s.loops)
-	var lanes []*lane
-	defer func() {
-		for _, l := range lanes {
-			err = errors.Join(err, l.running.stop())
+	back, err := e.startBackend(ctx, s.kind)
+	if err != nil {
+		return m, err
+	}
+	lanes := t.start(ctx, e, s, &m)
+	for round := range t.o.Rounds {
+		for i := range lanes {
+			if l := lanes[(i+round)%len(lanes)]; !l.out && ctx.Err() == nil {
+				l.failed = t.round(ctx, e, s, l, round+1)
+			}
 		}
-	}()
+	}
+	for _, l := range lanes {
+		if s.calls && !l.out && ctx.Err() == nil {
+			l.failed = t.count(ctx, e, s, l)
+		}
+		if err := wantNoLeaks(ctx, l.running, l.before); err != nil && ctx.Err() == nil {
+			t.problem("%s, %s: %v", s.name, l.name, err)
+		}
+		t.report.Checked.Systems++
+		if err := l.running.stop(); err != nil {
+			t.problem("%s, %s: %v", s.name, l.name, err)
+		}
+		if l.out {
+			m.Failed[l.name] = l.failed.Error()
+		}
+		m.Systems = append(m.Systems, l.one)
+	}
+	saw, err := back.end()
+	t.report.Checked.Served += saw.Requests
+	return m, errors.Join(err, ctx.Err())
+}
+
+// start starts the systems of a scenario.
+func (t *tester) start(ctx context.Context, e *env, s *scenario, m *measured) (lanes []*lane) {
 	for _, x := range t.systemsOf(s) {
-		t.note(x)
 		if why := x.missing(); why != "" {
 			m.Missing[x.name] = why
 			continue
 		}
+		t.note(x)
 		running, err := x.start(ctx, e)
 		if err != nil {
 			m.Failed[x.name] = err.Error()
+			t.problem("%s, %s: %v", s.name, x.name, err)
 			continue
 		}
-		lanes = append(lanes, &lane{system: x, running: running})
-	}
-	for round := range t.o.Rounds {
-		for i := range lanes {
-			l := lanes[(i+round)%len(lanes)]
-			if l.failed != nil {
-				continue
-			}
-			if ctx.Err() != nil {
-				return m, ctx.Err()
-			}
-			sample, err := t.round(ctx, e, l.running, s)
-			if err != nil {
-				l.failed = err
-				t.problem("%s, %s, round %d: %v", s.name, l.name, round+1, err)
-				continue
-			}
-			l.samples = append(l.samples, sample)
+		l := &lane{system: x, running: running, one: measuredOne{Name: x.name}}
+		if l.before, err = footprintOf(running); err != nil {
+			t.problem("%s, %s: %v", s.name, x.name, err)
 		}
+		lanes = append(lanes, l)
 	}
-	for _, l := range lanes {
-		if l.failed != nil {
-			m.Failed[l.name] = l.failed.Error()
-		}
-		m.Systems = append(m.Systems, measuredOne{l.name, l.samples})
-	}
-	return m, nil
+	return lanes
 }
 
 // note keeps a system's version and what it lacks.
 func (t *tester) note(x system) {
-	if _, known := t.report.Versions[x.name]; !known && x.missing() == "" {
-		t.report.Versions[x.name] = x.version()
+	if _, known := t.report.Lacks[x.name]; !known {
 		t.report.Lacks[x.name] = x.lacks
+		if version := x.version(); version != "" {
+			t.report.Versions[x.name] = version
+		}
 	}
 }
 
@@ -105,45 +126,72 @@ func (t *tester) problem(format string, args ...any) {
 	t.say("PROBLEM: %s", text)
 }
 
-// round is one round of one system.
-func (t *tester) round(ctx context.Context, e *env, r *running, s *scenario) (sample, error) {
-	m := startMeter(r.pids)
-	res, err := e.load(ctx, r, append([]string{"--duration", t.duration.String(), "--warmup", t.warmup.String()}, s.flags...)...)
-	if err = errors.Join(err, m.end()); err != nil {
-		return sample{}, err
+// round is one round of one system. What went wrong is told, and the round does
+// not count: a system that does not answer costs nothing.
+func (t *tester) round(ctx context.Context, e *env, s *scenario, l *lane, round int) error {
+	res, m, err := t.metered(ctx, e, s, l, nil)
+	if err == nil && s.logged && round == t.o.Rounds {
+		err = t.logged(ctx, l, res)
 	}
-	return sampleOf(res, m, s.bulk)
+	err = errors.Join(err, forget(l.running))
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	if err != nil {
+		t.problem("%s, %s, round %d: %v", s.name, l.name, round, err)
+		l.out = l.failed != nil
+		return err
+	}
+	x := sampleOf(res, m)
+	x.Round = round
+	if x.Late > 0 && l.name == ours {
+		t.problem("%s, %s, round %d: %d requests were not answered in time", s.name, l.name, round, x.Late)
+	}
+	l.one.Samples = append(l.one.Samples, x)
+	return nil
 }
 
-// sampleOf puts together what the generator and the meter saw. What went wrong
-// is an error: a system that does not answer costs nothing.
-func sampleOf(res *result, m *meter, bulk bool) (sample, error) {
-	if len(res.Errors) > 0 {
-		return sample{}, fmt.Errorf("unexpected answers: %s", counts(res.Errors))
-	}
-	if res.Requests == 0 {
-		return sample{}, errors.New("nothing was answered")
-	}
-	from, to := m.at(res.Start), m.at(res.end())
-	n := float64(res.Requests)
-	x := sample{
-		Requests: res.Requests, Rate: res.Rate,
-		P50: res.Latency.P50, P90: res.Latency.P90, P99: res.Latency.P99, P999: res.Latency.P999,
-		CPU:      float64((to.CPU - from.CPU).Nanoseconds()) / 1e3 / n,
-		Switches: float64(to.Switches-from.Switches) / n,
-		RSS:      m.peak(res.Start, res.end()),
-	}
-	if bulk {
-		x.CPUPerGB = (to.CPU - from.CPU).Seconds() / (float64(res.BytesReceived+res.BytesSent) / 1e9)
-	}
-	return x, nil
+// metered has a load and a meter run, and returns an error for whatever was not as
+// it should be.
+func (t *tester) metered(ctx context.Context, e *env, s *scenario, l *lane, calls *tally) (*result, *meter, error) {
+	m := startMeter(l.running.pids, calls)
+	res, err := s.load(ctx, e, l.running, t.duration, t.warmup)
+	return res, m, errors.Join(t.check(res, err), m.end())
 }
 
-// counts lists errors by kind.
-func counts(errs map[string]int64) string {
-	text := ""
+// late are the kinds of requests that were not answered in time, because a system
+// did not keep up with the rate: it was slow, but not wrong.
+var late = []string{"unfinished", "not sent"}
+
+// check reports answers that were not as they should be.
+func (r *result) check() error {
+	for kind := range r.Errors {
+		if !slices.Contains(late, kind) {
+			return fmt.Errorf("unexpected answers: %s", kinds(r.Errors))
+		}
+	}
+	if r.Requests == 0 {
+		return errors.New("nothing was answered")
+	}
+	return nil
+}
+
+// kinds lists errors by kind.
+func kinds(errs map[string]int64) string {
+	var all []string
 	for _, kind := range slices.Sorted(maps.Keys(errs)) {
-		text += fmt.Sprintf(" %s ×%d", kind, errs[kind])
+		all = append(all, fmt.Sprintf("%s, %d times", kind, errs[kind]))
 	}
-	return text[1:]
+	return strings.Join(all, "; ")
+}
+
+// logged checks that a log was kept of all of a round's requests: otherwise
+// systems are compared that do not do the same.
+func (t *tester) logged(ctx context.Context, l *lane, res *result) error {
+	if l.running.access == "" {
+		return nil
+	}
+	n, err := wantLines(ctx, l.running.access, res.Requests)
+	t.report.Checked.Logged += min(n, res.Requests)
+	return err
 }

@@ -4,11 +4,19 @@ import "fmt"
 
 // A target is one line of what the project has promised itself.
 type target struct {
-	name  string
-	of    string // what it is measured in: "×" of something else's, KiB, …
+	name  string // for notes
+	title string
+	of    string // what the limit is in: KiB, or another's
 	limit float64
 	least bool // the limit is a least rather than a most
-	find  func(*report) (spread, bool)
+	find  func(*report) finding
+}
+
+// A finding is what a report says about a target.
+type finding struct {
+	spread
+	missing string // why there is none; "" if there is
+	remark  string
 }
 
 // met reports whether a measured value is within the limit.
@@ -21,79 +29,171 @@ func (t *target) met(value float64) bool {
 
 // targets returns the table.
 func targets() []target {
-	var all []target
-	add := func(limit float64, name, of string, find func(*report) (spread, bool)) {
-		all = append(all, target{name: name, of: of, limit: limit, find: find})
+	const (
+		timesEnvoy = "× Envoy"
+		timesPump  = "× HAProxy pump"
+		timesH2    = "× HAProxy"
+		timesTLS   = "× HAProxy tcp and TLS"
+	)
+	const cpu = "Waypoint CPU per request, "
+	return []target{
+		{"cpu-0-1k", cpu + "no content, 1,000/s", timesEnvoy, 0.35, false, cpuRatio("get-0-1k", envoy)},
+		{"cpu-0-8k", cpu + "no content, 8,000/s", timesEnvoy, 0.35, false, cpuRatio("get-0-8k", envoy)},
+		{"cpu-0-30k", cpu + "no content, 30,000/s", timesEnvoy, 0.35, false, cpuRatio("get-0-30k", envoy)},
+		{"cpu-0-closed", cpu + "no content, closed loop", timesEnvoy, 0.35, false, cpuRatio("get-0-closed", envoy)},
+		{"cpu-1k-1k", cpu + "1 KiB, 1,000/s", timesEnvoy, 0.35, false, cpuRatio("get-1k-1k", envoy)},
+		{"cpu-1k-8k", cpu + "1 KiB, 8,000/s", timesEnvoy, 0.35, false, cpuRatio("get-1k-8k", envoy)},
+		{"cpu-1k-30k", cpu + "1 KiB, 30,000/s", timesEnvoy, 0.35, false, cpuRatio("get-1k-30k", envoy)},
+		{"cpu-1k-closed", cpu + "1 KiB, closed loop", timesEnvoy, 0.35, false, cpuRatio("get-1k-closed", envoy)},
+		{"cpu-64k", cpu + "64 KiB", timesEnvoy, 0.5, false, cpuRatio("get-64k", envoy)},
+		{"cpu-grpc", cpu + "gRPC unary, 8,000/s", timesEnvoy, 0.5, false, cpuRatio("grpc", envoy)},
+		{"cpu-grpc-stream", cpu + "gRPC streams, a message, 8,000/s", timesEnvoy, 0.5, false, cpuRatio("grpc-stream", envoy)},
+		{"p50", "Waypoint p50, 8,000/s", timesEnvoy, 0.7, false, ratioIn("get-0-8k", ours, envoy, p50Of)},
+		{"p99", "Waypoint p99, 8,000/s", timesEnvoy, 0.7, false, ratioIn("get-0-8k", ours, envoy, p99Of)},
+		{"p50-hot", "Waypoint p50, 8,000/s on 2 connections, 2 loops against 2 workers", timesEnvoy, 0.5, false, ratioIn("hot-2", ours, envoy, p50Of)},
+		{"p99-hot", "Waypoint p99, 8,000/s on 2 connections, 2 loops against 2 workers", timesEnvoy, 0.5, false, ratioIn("hot-2", ours, envoy, p99Of)},
+		{"pump-8k", cpu + "no content, 8,000/s", timesPump, 1.2, false, cpuRatio("get-0-8k", pump)},
+		{"pump-closed", cpu + "no content, closed loop", timesPump, 4, false, cpuRatio("get-0-closed", pump)},
+		{"pump-64k", cpu + "64 KiB", timesPump, 1.3, false, cpuRatio("get-64k", pump)},
+		{"h2-8k", "HTTP/2 proxying, CPU per request, 8,000/s", timesH2, 1.2, false, ratioIn("h2-8k", ours+" h2 to h2", "haproxy h2 to h2", cpuOf)},
+		{"h2-closed", "HTTP/2 proxying, CPU per request, saturated", timesH2, 1.5, false, ratioIn("h2-closed", ours+" h2 to h2", "haproxy h2 to h2", cpuOf)},
+		{"tunnel-bulk", "Node tunnels, both ends, CPU per GB", timesTLS, 0.9, false, ratioIn("tunnel-bulk", ours, toTLS, cpuPerGBOf)},
+		{"tunnel-ping", "Node tunnels, both ends, CPU per ping, 64 connections", timesTLS, 0.6, false, cpuRatio("tunnel-ping", toTLS)},
+		{"allocations", "Allocations per request, 64 tunnels on 4 connections, closed loop", "", 0.1, false, allocationsIn("get-0-closed")},
+		{"calls-1", "Reads and writes per request, 1 tunnel", "", 4, false, movesIn("one")},
+		{"calls-64", "Reads and writes per request, 64 tunnels on 4 connections, closed loop", "", 0.3, false, movesIn("get-0-closed")},
+		{"memory-tunnel", "Anonymous memory per idle tunnel", "KiB", 4.5, false, valueOf("idle-tunnels", ours)},
+		{"memory-idle", "Anonymous memory of an idle waypoint", "MiB", 20, false, valueOf("idle", ours)},
+		{"memory-envoy", "Anonymous memory of an idle waypoint", timesEnvoy, 0.5, false, quotient("idle", ours, "idle", envoy)},
+		{"memory-ztunnel", "Anonymous memory of a node tunnel at 1,000 requests/s", "MiB", 12, false, valueOf("tunnel-memory", ours)},
+		{"start", "Start to ready with 100 services in a file", "ms", 100, false, valueOf("start", ours)},
+		{"handshakes", "New HBONE connections per CPU-second, both ends", "× crypto/tls alone", 0.9, true, quotient("handshakes", bare, "handshakes", ours)},
+		{"fairness", "p99 of 63 connections beside one that sends 1 GiB", "× alone", 2, false, quotient("fairness-beside", ours, "fairness-alone", ours)},
+		{"slow-readers", "Anonymous memory while 100 slow readers each have a 1 GiB response", "MiB", 64, false, valueOf("slow-readers", ours)},
 	}
-	cpuOver := func(scenario, other string) func(*report) (spread, bool) {
-		return ratioIn(scenario, ours, other, cpuOf)
-	}
-	for _, body := range []string{"0", "1k"} {
-		for _, rate := range []string{"1k", "8k", "30k", "closed"} {
-			add(0.35, fmt.Sprintf("CPU per request, %s content, %s", bodies[body], rates[rate]), "× Envoy", cpuOver("get-"+body+"-"+rate, envoy))
-		}
-	}
-	add(0.5, "CPU per request, 64 KiB responses", "× Envoy", cpuOver("get-64k", envoy))
-	add(0.5, "CPU per request, gRPC unary", "× Envoy", cpuOver("grpc", envoy))
-	add(0.5, "CPU per message, gRPC streams", "× Envoy", cpuOver("grpc-stream", envoy))
-	for _, s := range []struct{ name, title string }{{"get-0-8k", "8,000/s"}, {"hot-2", "8,000/s on 2 connections, 2 loops against 2 workers"}} {
-		add(0.7, "p50, "+s.title, "× Envoy", ratioIn(s.name, ours, envoy, p50Of))
-		add(0.5, "p99, "+s.title, "× Envoy", ratioIn(s.name, ours, envoy, p99Of))
-	}
-	add(1.2, "CPU per request, no content, 8,000/s", "× HAProxy pump", cpuOver("get-0-8k", pump))
-	add(4, "CPU per request, no content, closed loop", "× HAProxy pump", cpuOver("get-0-closed", pump))
-	add(1.3, "CPU per request, 64 KiB responses", "× HAProxy pump", cpuOver("get-64k", pump))
-	add(1.2, "HTTP/2 proxying, CPU per request, 8,000/s", "× HAProxy", value("h2-8k"))
-	add(1.5, "HTTP/2 proxying, CPU per request, saturated", "× HAProxy", value("h2-closed"))
-	add(0.9, "node tunnels, both ends, CPU per GB", "× HAProxy tcp and TLS", ratioIn("tunnel-bulk", ours, toTLS, cpuPerGBOf))
-	add(0.6, "node tunnels, CPU per ping, 64 connections", "× HAProxy tcp and TLS", ratioIn("tunnel-ping", ours, toTLS, cpuOf))
-	add(0.1, "allocations per request, 64 tunnels on 4 connections, closed loop", "", value("allocations"))
-	add(4, "reads and writes per request, 1 tunnel", "", value("calls-one"))
-	add(0.3, "reads and writes per request, 64 tunnels on 4 connections, closed loop", "", value("calls-64"))
-	add(4.5, "anonymous memory per idle tunnel, 10,000 on 10 connections", "KiB", value("idle-tunnel"))
-	add(20, "anonymous memory of an idle waypoint", "MiB", value("idle"))
-	add(0.5, "anonymous memory of an idle waypoint", "× Envoy", quotient("idle", "idle-envoy"))
-	add(12, "anonymous memory of a node tunnel at 1,000 requests/s", "MiB", value("tunnel-memory"))
-	add(100, "start to ready with 100 services from files", "ms", value("start"))
-	all = append(all, target{name: "new HBONE connections per CPU-second, both ends", of: "× crypto/tls alone", limit: 0.9, least: true, find: value("handshakes")})
-	add(2, "p99 of 63 connections with small requests beside one that sends 1 GiB", "× alone", value("fairness"))
-	add(64, "memory while 100 slow readers each have a 1 GiB response", "MiB", value("slow-readers"))
-	return all
 }
 
-var (
-	bodies = map[string]string{"0": "no", "1k": "1 KiB"}
-	rates  = map[string]string{"1k": "1,000/s", "8k": "8,000/s", "30k": "30,000/s", "closed": "closed loop"}
-)
+// cpuRatio is our CPU per request over another's.
+func cpuRatio(scenario, other string) func(*report) finding {
+	return ratioIn(scenario, ours, other, cpuOf)
+}
 
-// ratioIn compares two systems in one scenario.
-func ratioIn(scenario, a, b string, field func(*sample) float64) func(*report) (spread, bool) {
-	return func(r *report) (spread, bool) {
+// ratioIn compares two systems in one scenario. That one of them could not keep up
+// with what was asked is remarked: its latency is then that of a queue that grows,
+// and its CPU what a request costs when there is always another one.
+func ratioIn(scenario, a, b string, of aspect) func(*report) finding {
+	return func(r *report) finding {
 		m := r.scenario(scenario)
 		if m == nil {
-			return spread{}, false
+			return finding{missing: "not measured"}
 		}
-		return ratio(m.of(a), m.of(b), field)
+		for _, name := range []string{a, b} {
+			if one := m.of(name); one == nil || len(one.Samples) == 0 {
+				return finding{missing: m.why(name)}
+			}
+		}
+		var f finding
+		ok := false
+		if f.spread, ok = ratio(m.of(a).Samples, m.of(b).Samples, of); !ok {
+			return finding{missing: "there is no round with both"}
+		}
+		for _, name := range []string{a, b} {
+			if rate := over(m.of(name).Samples, rateOf).Median; behind(m.Asked, rate) {
+				f.remark += fmt.Sprintf("%s did not keep up: %s/s. ", name, digits(rate))
+			}
+		}
+		return f
 	}
 }
 
-// value is a figure as it is.
-func value(name string) func(*report) (spread, bool) {
-	return func(r *report) (spread, bool) {
-		f, ok := r.Figures[name]
-		return spread{f.Value, f.Value, f.Value}, ok && f.Failed == ""
+// behind reports whether a rate is less than was asked: by more than 2 %, which is
+// the jitter of a short round.
+func behind(asked int, rate float64) bool { return rate < 0.98*float64(asked) }
+
+// oursIn returns our part of a scenario, or why there is none.
+func oursIn(r *report, scenario string) (*measuredOne, string) {
+	m := r.scenario(scenario)
+	if m == nil {
+		return nil, "not measured"
+	}
+	if one := m.of(ours); one != nil {
+		return one, ""
+	}
+	return nil, m.why(ours)
+}
+
+func allocationsIn(scenario string) func(*report) finding {
+	return func(r *report) finding {
+		one, why := oursIn(r, scenario)
+		switch {
+		case one == nil:
+			return finding{missing: why}
+		case one.Allocs == nil:
+			return finding{missing: "not counted"}
+		}
+		return finding{spread: spreadOf([]float64{*one.Allocs})}
 	}
 }
 
-// quotient is one figure over another.
-func quotient(a, b string) func(*report) (spread, bool) {
-	return func(r *report) (spread, bool) {
-		above, ok1 := value(a)(r)
-		below, ok2 := value(b)(r)
-		if !ok1 || !ok2 || below.Median == 0 {
-			return spread{}, false
+// movesIn are the system calls that read and write.
+func movesIn(scenario string) func(*report) finding {
+	return func(r *report) finding {
+		one, why := oursIn(r, scenario)
+		switch {
+		case one == nil:
+			return finding{missing: why}
+		case one.Calls == nil:
+			return finding{missing: "not counted: " + one.NotCalled}
 		}
-		q := above.Median / below.Median
-		return spread{q, q, q}, true
+		reads, writes := one.Calls.moves()
+		return finding{
+			spread: spreadOf([]float64{reads + writes}),
+			remark: fmt.Sprintf("%s reads, %s writes", digits(reads), digits(writes)),
+		}
+	}
+}
+
+// valueOf is a system's figure as it is.
+func valueOf(name, system string) func(*report) finding {
+	return func(r *report) finding {
+		f := r.figure(name)
+		if f == nil {
+			return finding{missing: "not measured"}
+		}
+		if len(f.Values[system]) == 0 {
+			return finding{missing: f.why(system)}
+		}
+		return finding{spread: spreadOf(f.Values[system])}
+	}
+}
+
+func (f *figure) why(system string) string {
+	if text, ok := f.Failed[system]; ok {
+		return text
+	}
+	return system + " was not part of it"
+}
+
+// quotient is one figure over another, round by round.
+func quotient(name1, system1, name2, system2 string) func(*report) finding {
+	return func(r *report) finding {
+		above, below := valueOf(name1, system1)(r), valueOf(name2, system2)(r)
+		switch {
+		case above.missing != "":
+			return above
+		case below.missing != "":
+			return below
+		}
+		var values []float64
+		a, b := r.figure(name1).Values[system1], r.figure(name2).Values[system2]
+		for i := range min(len(a), len(b)) {
+			if b[i] > 0 {
+				values = append(values, a[i]/b[i])
+			}
+		}
+		if len(values) == 0 {
+			return finding{missing: "there is nothing to divide by"}
+		}
+		return finding{spread: spreadOf(values)}
 	}
 }
