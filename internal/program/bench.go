@@ -1,7 +1,6 @@
 package program
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -9,6 +8,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -45,27 +45,27 @@ whatever the answers do (an open loop), and their latency counts from then: that
 says what users would feel.`,
 	}
 	set := c.Flags()
-	define(set, &l.Connect, "connect", "ADDRESS", "127.0.0.1:15008", parseText, "where the proxy listens, or the destination itself")
-	define(set, &l.Transport, "transport", "NAME", "hbone", parseText, "hbone, tcp or socks5")
-	define(set, &l.Authority, "authority", "ADDRESS", "10.96.0.10:80", parseText, "what to ask the proxy for")
+	define(set, &l.Connect, "connect", "ADDRESS", "127.0.0.1:15008", parseWord, "where the proxy listens, or the destination itself")
+	define(set, &l.Transport, "transport", "NAME", "hbone", parseWord, "hbone, tcp or socks5")
+	define(set, &l.Authority, "authority", "ADDRESS", "10.96.0.10:80", parseWord, "what to ask the proxy for")
 	define(set, &l.Identity, "identity", "SOURCE", "", parseText, "where certificates come from, as the proxies' flag")
-	define(set, &l.As, "as", "NS/SA", "default/client", parseText, "who we are")
-	define(set, &l.TrustDomain, "trust-domain", "NAME", "cluster.local", parseText, "our trust domain")
+	define(set, &l.As, "as", "NS/SA", "default/client", parseWord, "who we are")
+	define(set, &l.TrustDomain, "trust-domain", "NAME", "cluster.local", parseWord, "our trust domain")
 	define(set, &l.Peers, "peer", "NS/SA[,…]", "", parseList, "whose certificate the proxy may have")
-	define(set, &l.Protocol, "protocol", "NAME", "http1", parseText, "http1, grpc, grpc-stream, websocket, raw, or connect: each request is a connection of its own")
-	define(set, &l.Conns, "conns", "NUMBER", "4", parseNumber, "HBONE connections, 1 to 1000")
-	define(set, &l.Tunnels, "tunnels", "NUMBER", "64", parseNumber, "tunnels on them in all, 1 to 10000")
-	define(set, &l.Concurrency, "concurrency", "NUMBER", "1", parseNumber, "exchanges at a time in each tunnel: gRPC's")
-	define(set, &l.Loops, "loops", "NUMBER", "1", parseNumber, "cores that the generator may use")
+	define(set, &l.Protocol, "protocol", "NAME", "http1", parseWord, "http1, grpc, grpc-stream, websocket, raw, or connect: each request is a connection of its own")
+	define(set, &l.Conns, "conns", "NUMBER", "4", parsePositive, "HBONE connections, 1 to 1000")
+	define(set, &l.Tunnels, "tunnels", "NUMBER", "64", parsePositive, "tunnels on them in all, 1 to 10000")
+	define(set, &l.Concurrency, "concurrency", "NUMBER", "1", parsePositive, "exchanges at a time in each tunnel: gRPC's")
+	define(set, &l.Loops, "loops", "NUMBER", "1", parsePositive, "cores that the generator may use")
 	define(set, &l.Rate, "rate", "NUMBER", "0", parseRate, "requests per second in all; 0 is a closed loop")
-	define(set, &l.Arrival, "arrival", "NAME", "uniform", parseText, "how they are spread: uniform or poisson")
+	define(set, &l.Arrival, "arrival", "NAME", "uniform", parseWord, "how they are spread: uniform or poisson")
 	define(set, &l.Method, "method", "NAME", "", parseText, "of the requests (default GET, and POST with --send)")
-	define(set, &l.Host, "host", "NAME", "items", parseText, "the Host field")
-	define(set, &l.Path, "path", "PATH", "/", parseText, "the target")
+	define(set, &l.Host, "host", "NAME", "items", parseWord, "the Host field")
+	define(set, &l.Path, "path", "PATH", "/", parseWord, "the target")
 	set.StringArrayVar(&l.Headers, "header", nil, `a further field, "name: value"; may be given again`)
 	define(set, &l.Size, "size", "BYTES", "0", parseBytes, "content of a response: 64KiB, 1MiB")
 	define(set, &l.Send, "send", "BYTES", "0", parseBytes, "content of a request")
-	define(set, &l.Duration, "duration", "DURATION", "10s", parseDuration, "of the measured part")
+	define(set, &l.Duration, "duration", "DURATION", "10s", parseSpan, "of the measured part")
 	define(set, &l.Warmup, "warmup", "DURATION", "1s", parseDuration, "load before that")
 	define(set, &l.Requests, "requests", "NUMBER", "0", parseCount, "end after so many; 0 is never")
 	define(set, &l.ReadRate, "read-rate", "BYTES", "0", parseBytes, "bytes per second that are read from each tunnel; 0 is all")
@@ -76,24 +76,20 @@ says what users would feel.`,
 		if err := l.Check(); err != nil {
 			return err
 		}
+		report, err := openReport(out, c.OutOrStdout())
+		if err != nil {
+			return err
+		}
 		screen := bench.NewScreen(c.ErrOrStderr(), !quiet && isTerminal(os.Stderr))
 		result, err := bench.Run(c.Context(), l, screen.Progress)
 		screen.Clear()
 		if result == nil {
-			return err
+			return errors.Join(err, report.close())
 		}
 		if c.Context().Err() != nil {
 			err = nil // ended early, as was asked: there is a result all the same
 		}
-		if out != "-" {
-			fmt.Fprint(c.OutOrStdout(), result.String())
-		}
-		if out != "" {
-			if werr := writeTo(out, c.OutOrStdout(), result.JSON()); werr != nil {
-				return fmt.Errorf("flag --json: %w", werr)
-			}
-		}
-		return err
+		return errors.Join(err, report.write(result.String(), result.JSON()))
 	})
 }
 
@@ -110,45 +106,70 @@ gRPC (grpc.testing.BenchmarkService), WebSocket and raw bytes are told apart by
 their first bytes. The request field x-bench-size says how long an answer is to be.`,
 	}
 	set := c.Flags()
-	define(set, &d.Listen, "listen", "ADDRESS", "127.0.0.1:15008", parseText, "where to listen")
-	define(set, &d.Transport, "transport", "NAME", "hbone", parseText, "hbone or tcp")
+	define(set, &d.Listen, "listen", "ADDRESS", "127.0.0.1:15008", parseWord, "where to listen")
+	define(set, &d.Transport, "transport", "NAME", "hbone", parseWord, "hbone or tcp")
 	define(set, &d.Identity, "identity", "SOURCE", "", parseText, "where certificates come from, as the proxies' flag")
-	define(set, &d.As, "as", "NS/SA", "default/items", parseText, "who we are")
-	define(set, &d.TrustDomain, "trust-domain", "NAME", "cluster.local", parseText, "our trust domain")
-	define(set, &d.Loops, "loops", "NUMBER", "1", parseNumber, "cores that it may use")
-	define(set, &d.Status, "status", "NUMBER", "200", parseNumber, "of the answers to HTTP")
-	define(set, &d.Delay, "delay", "DURATION", "0s", parseDuration, "before an answer to HTTP/1.1")
-	define(set, &out, "json", "FILE", "", parseText, "write what was served there too")
+	define(set, &d.As, "as", "NS/SA", "default/items", parseWord, "who we are")
+	define(set, &d.TrustDomain, "trust-domain", "NAME", "cluster.local", parseWord, "our trust domain")
+	define(set, &d.Loops, "loops", "NUMBER", "1", parsePositive, "cores that it may use")
+	define(set, &d.Status, "status", "NUMBER", "200", parsePositive, "of the answers; another than 200 refuses gRPC calls and WebSockets")
+	define(set, &d.Delay, "delay", "DURATION", "0s", parseDuration, "before each answer")
+	define(set, &out, "json", "FILE", "", parseText, "write what was served there; - is standard output, and nothing else then is")
 	return command(c, func(c *cobra.Command) error {
-		served, err := d.Serve(c.Context(), func(a net.Addr) { fmt.Fprintf(c.ErrOrStderr(), "listening on %s\n", a) })
-		if served == nil {
+		if err := d.Check(); err != nil {
 			return err
 		}
-		fmt.Fprint(c.OutOrStdout(), served.String())
-		if out != "" {
-			if werr := writeTo(out, c.OutOrStdout(), served.JSON()); werr != nil {
-				return fmt.Errorf("flag --json: %w", werr)
-			}
+		report, err := openReport(out, c.OutOrStdout())
+		if err != nil {
+			return err
 		}
-		return ignoreEnd(c.Context(), err)
+		served, err := d.Serve(c.Context(), func(a net.Addr) { fmt.Fprintf(c.ErrOrStderr(), "listening on %s\n", a) })
+		if served == nil {
+			return errors.Join(err, report.close())
+		}
+		return errors.Join(err, report.write(served.String(), served.JSON()))
 	})
 }
 
-// ignoreEnd returns err unless it is that ctx has ended.
-func ignoreEnd(ctx context.Context, err error) error {
-	if ctx.Err() != nil {
-		return nil
-	}
-	return err
+// A report is where the outcome of a run goes: text to out, JSON to a file, or
+// JSON alone to out.
+type report struct {
+	out  io.Writer
+	only bool     // JSON alone
+	file *os.File // or nil
 }
 
-// writeTo writes to a file, or to out if its name is "-".
-func writeTo(name string, out io.Writer, p []byte) error {
-	if name == "-" {
-		_, err := out.Write(p)
+// openReport creates the file that is named, if any: before the run, which may
+// be long.
+func openReport(name string, out io.Writer) (r report, err error) {
+	r = report{out: out, only: name == "-"}
+	if name != "" && !r.only {
+		if r.file, err = os.Create(name); err != nil {
+			err = fmt.Errorf("flag --json: %w", err)
+		}
+	}
+	return r, err
+}
+
+// write writes an outcome and closes the report.
+func (r report) write(text string, json []byte) error {
+	if r.only {
+		_, err := r.out.Write(json)
 		return err
 	}
-	return os.WriteFile(name, p, 0o644)
+	_, err := io.WriteString(r.out, text)
+	if r.file == nil {
+		return err
+	}
+	_, werr := r.file.Write(json)
+	return errors.Join(err, werr, r.close())
+}
+
+func (r report) close() error {
+	if r.file == nil {
+		return nil
+	}
+	return r.file.Close()
 }
 
 // isTerminal reports whether somebody looks at f.
@@ -165,9 +186,13 @@ func parseRate(s string) (float64, error) {
 	return n, nil
 }
 
-func parseNumber(s string) (int, error) {
+// parsePositive reads a number of things; 0 is none, and not their default.
+func parsePositive(s string) (int, error) {
 	n, err := parseCount(s)
-	return int(n), err
+	if err != nil || n < 1 || n > 1<<31-1 {
+		return 0, errors.New("is not a number from 1")
+	}
+	return int(n), nil
 }
 
 func parseCount(s string) (int64, error) {
@@ -192,4 +217,20 @@ func parseBytes(s string) (int64, error) {
 		return 0, errors.New("is not a number of bytes: write 1024 or 64KiB")
 	}
 	return n << shift, nil
+}
+
+// parseSpan reads a duration that is one.
+func parseSpan(s string) (time.Duration, error) {
+	d, err := parseDuration(s)
+	if err == nil && d == 0 {
+		err = errors.New("is no time at all")
+	}
+	return d, err
+}
+
+func parseWord(s string) (string, error) {
+	if s == "" {
+		return "", errors.New("is empty")
+	}
+	return s, nil
 }
