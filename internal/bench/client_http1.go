@@ -77,17 +77,14 @@ func (c *httpClient) Response(r *l7.Response, end bool) {
 
 func (c *httpClient) Content(p []byte) { c.x.got(p) }
 
-// End ends the exchange. A connection that is not kept is replaced.
+// End ends the exchange. On a connection that is not kept there is no other; it
+// is replaced when it is closed.
 func (c *httpClient) End(l7.Fields) {
-	t, kept := c.t, c.codec.Reusable()
-	t.ready = kept
+	c.t.ready = c.codec.Reusable()
 	if c.fault != nil {
 		c.x.fail(c.fault)
 	} else {
 		c.x.done()
-	}
-	if !kept && t.client == client(c) {
-		t.spent()
 	}
 }
 
@@ -104,11 +101,12 @@ func (c *httpClient) Reset(err error) {
 	}
 }
 
-// Closed comes alone when an idle connection was closed, which a server may do.
+// Closed comes alone when a connection is of no more use: it was not kept, or an
+// idle one was closed, which a server may do.
 func (c *httpClient) Closed(err error) {
 	switch {
 	case c.t.client != client(c):
-	case c.x.active || err != nil:
+	case c.x.active && !c.x.whole || err != nil:
 		c.t.lost(err)
 	default:
 		c.t.spent()

@@ -16,6 +16,7 @@ type rig struct {
 	*engine
 	now   time.Duration
 	asked []*exchange // under way, in order
+	total int         // asked so far
 }
 
 func newRig(t *testing.T, l Load, tunnels int) *rig {
@@ -37,17 +38,15 @@ func newRig(t *testing.T, l Load, tunnels int) *rig {
 		r.tunnels = append(r.tunnels, tn)
 		tn.open()
 	}
-	select {
-	case <-rn.open:
-	default:
-		t.Fatal("the tunnels are not open")
+	if n := rn.closed.Load(); n != 0 {
+		t.Fatalf("%d tunnels are not open", n)
 	}
 	return r
 }
 
 // open is link: a tunnel opens at once.
 func (r *rig) open(ready func(flow.Stream, func(flow.Receiver), error)) {
-	ready(nil, func(flow.Receiver) {}, nil)
+	ready(sink{}, func(flow.Receiver) {}, nil)
 }
 func (r *rig) leave() {}
 
@@ -159,6 +158,8 @@ func TestExchangesTakeTurns(t *testing.T) {
 	}
 }
 
+// TestLimitIsExact counts failures too, and what was under way when the measured
+// part began.
 func TestLimitIsExact(t *testing.T) {
 	for _, rate := range []float64{0, 1000} {
 		r := newRig(t, Load{Rate: rate}, 4)
@@ -167,34 +168,37 @@ func TestLimitIsExact(t *testing.T) {
 			r.offer(0)
 			r.offer(0)
 		}
-		underWay := len(r.asked)
+		before := r.total
 		r.measure(10)
-		total := underWay
-		for i := range 20 {
+		r.asked[0].fail(statusFault(500))
+		r.asked = r.asked[1:]
+		for range 20 {
 			if rate > 0 {
 				r.offer(0)
 			}
-			select {
-			case <-r.run.met:
-				if r.requests+r.errors["status 500"] != 10 || r.errors["status 500"] != 1 {
-					t.Errorf("rate %v: %d requests and %v, want 10 in all", rate, r.requests, r.errors)
-				}
-			default:
-			}
-			before := len(r.asked)
-			if i == 0 {
-				x := r.asked[0]
-				r.asked = r.asked[1:]
-				x.fail(statusFault(500))
-			} else {
-				r.answer()
-			}
-			_ = before
-			total = int(r.requests) + len(r.asked)
+			r.answer()
 		}
-		if r.requests != 9 || len(r.asked) != 0 {
-			t.Errorf("rate %v: %d requests were answered and %d are under way (%d), want 9 and one error", rate, r.requests, len(r.asked), total)
+		select {
+		case <-r.run.met:
+		default:
+			t.Errorf("rate %v: not met", rate)
 		}
+		if r.requests != 9 || r.errors["status 500"] != 1 {
+			t.Errorf("rate %v: %d requests and errors %v, want 9 and one", rate, r.requests, r.errors)
+		}
+		if r.total != 10 {
+			t.Errorf("rate %v: %d requests were made, %d of them before; want 10", rate, r.total, before)
+		}
+	}
+}
+
+func TestLostTunnelIsNotAsked(t *testing.T) {
+	r := newRig(t, Load{Rate: 1}, 2)
+	r.begin()
+	r.tunnels[0].lost(fault(kindReset)) // it was the next
+	r.offer(0)
+	if len(r.asked) != 1 || r.asked[0].tunnel != r.tunnels[1] {
+		t.Errorf("asked %v", r.asked)
 	}
 }
 
@@ -307,8 +311,41 @@ type fakeClient struct {
 	credited int
 }
 
-func (c *fakeClient) start()                    { c.t.mayAsk() }
-func (c *fakeClient) ask(x *exchange)           { c.rig.asked = append(c.rig.asked, x) }
+func (c *fakeClient) start() { c.t.mayAsk() }
+func (c *fakeClient) ask(x *exchange) {
+	c.rig.asked = append(c.rig.asked, x)
+	c.rig.total++
+}
 func (c *fakeClient) credit(_ *exchange, n int) { c.credited += n }
 func (c *fakeClient) close()                    {}
 func (c *fakeClient) abort()                    {}
+
+// TestServerMayCloseAnIdleConnection is no error; the tunnel is opened again.
+func TestServerMayCloseAnIdleConnection(t *testing.T) {
+	r := newRig(t, Load{Rate: 1}, 0)
+	r.run.requests = newRequests(&r.run.load)
+	r.run.speak = newHTTPClient
+	tn := newTunnel(r.engine, r)
+	r.tunnels = append(r.tunnels, tn)
+	r.begin()
+	tn.open()
+	tn.client.(*httpClient).codec.EOF()
+	if len(r.errors) > 0 || tn.ready || !tn.timer.Armed() {
+		t.Errorf("errors %v, ready %v", r.errors, tn.ready)
+	}
+	tn.again()
+	r.offer(0)
+	tn.client.(*httpClient).codec.EOF()
+	if r.errors[kindClosed] != 1 {
+		t.Errorf("errors %v, want that one was closed early", r.errors)
+	}
+}
+
+// A sink is a stream that takes everything.
+type sink struct{}
+
+func (sink) Write([]byte) int { return 0 }
+func (sink) CloseWrite()      {}
+func (sink) Credit(int)       {}
+func (sink) Reset(error)      {}
+func (sink) Queued() int      { return 0 }

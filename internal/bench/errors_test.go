@@ -12,7 +12,6 @@ import (
 	"sync"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/waystone-mesh/waystone/internal/flow"
 	"github.com/waystone-mesh/waystone/internal/h1"
@@ -125,12 +124,50 @@ func TestKindsOfErrors(t *testing.T) {
 	}
 }
 
-// TestIdleConnectionsMayBeClosed is what a server does that has heard nothing
-// for a while.
-func TestIdleConnectionsMayBeClosed(t *testing.T) {
-	l := serveText(t, httpAnswer("", "")+thenClose)
-	l.Hold, l.Duration = true, 5*time.Millisecond
-	wantErrors(t, mustRun(t, l), map[string]int64{})
+// TestAnswersToNothing are a fault of the destination's.
+func TestAnswersToNothing(t *testing.T) {
+	n := 0
+	l := serveTunnels(t, func(in *hbone.Incoming) {
+		e := &echoer{extra: n == 0}
+		n++
+		e.s = in.Accept(e, nil)
+	})
+	l.Protocol, l.Tunnels, l.Requests = speakRaw, 1, 3
+	r := mustRun(t, l)
+	wantErrors(t, r, map[string]int64{kindMalformed: 1})
+	if r.Requests != 2 {
+		t.Errorf("%d requests were answered, want 2 of 3", r.Requests)
+	}
+}
+
+// An echoer answers a message with the byte that it asks for, or one more.
+type echoer struct {
+	closer
+	extra bool
+}
+
+func (e *echoer) Data([]byte) {
+	n := int64(1)
+	if e.extra {
+		n++
+	}
+	e.s.Write(content(n))
+}
+
+// TestConnectMakesAConnectionForEachRequest, and nothing else.
+func TestConnectMakesAConnectionForEachRequest(t *testing.T) {
+	peers := map[netip.AddrPort]bool{}
+	l := serveTunnels(t, func(in *hbone.Incoming) {
+		peers[in.Source] = true
+		e := &echoer{}
+		e.s = in.Accept(e, nil)
+	})
+	l.Protocol, l.Tunnels, l.Requests = speakConnect, 3, 20
+	r := mustRun(t, l)
+	wantErrors(t, r, map[string]int64{})
+	if len(peers) != 20 {
+		t.Errorf("%d connections were made for 20 requests", len(peers))
+	}
 }
 
 // TestTunnelsThatDoNotOpen says why.

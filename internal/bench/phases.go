@@ -105,7 +105,9 @@ func (r *run) result(start time.Time, seconds float64, spent time.Duration) *Res
 		res.Tunnels += tunnels
 		res.Connections += conns
 	})
-	res.Rate = float64(res.Requests) / seconds
+	if !r.load.Hold {
+		res.Rate = float64(res.Requests) / seconds
+	}
 	res.Latency, res.Histogram = all.summary(), all.buckets()
 	return res
 }

@@ -16,7 +16,7 @@ type Result struct {
 	Seconds float64   `json:"seconds"`
 
 	// Requests were answered as they should be, Rate of them per second. With
-	// Hold they are those before the measured part.
+	// Hold they are those before the measured part, which has no rate.
 	Requests int64   `json:"requests"`
 	Rate     float64 `json:"rate"`
 

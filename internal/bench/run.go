@@ -131,8 +131,7 @@ func (r *run) build() {
 		case l.Transport != overHBONE:
 			to = &plain{r, e.loop}
 		case i < conns:
-			share := (l.Tunnels - i + conns - 1) / conns
-			c := e.newConnection(share)
+			c := e.newConnection(l.Tunnels)
 			made, e.conns = append(made, c), append(e.conns, c)
 			to = c
 		default:

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/waystone-mesh/waystone/internal/hbone"
 	"github.com/waystone-mesh/waystone/internal/identity"
 )
 
@@ -270,6 +271,7 @@ func TestSlowReader(t *testing.T) {
 
 // TestRunThatIsCutShort has a result.
 func TestRunThatIsCutShort(t *testing.T) {
+	t.Parallel() // it takes a second
 	at := serveBench(t, Destination{})
 	ctx, cancel := context.WithCancelCause(t.Context())
 	enough := errors.New("enough")
@@ -282,6 +284,7 @@ func TestRunThatIsCutShort(t *testing.T) {
 }
 
 func TestProgress(t *testing.T) {
+	t.Parallel() // it takes a second
 	at := serveBench(t, Destination{})
 	ctx, cancel := context.WithCancel(t.Context())
 	l := at.Load
@@ -294,4 +297,46 @@ func TestProgress(t *testing.T) {
 	if got.Phase != "measuring" || got.Tunnels != 64 || got.Requests == 0 || got.Rate == 0 || got.P50 == 0 || got.Of != time.Minute {
 		t.Errorf("%+v", got)
 	}
+}
+
+// TestServerThatStallsIsReported covers what has no answer when a run ends.
+func TestServerThatStallsIsReported(t *testing.T) {
+	t.Parallel() // it takes a second and more
+	l := serveTunnels(t, func(in *hbone.Incoming) {
+		c := &closer{}
+		c.s = in.Accept(c, nil)
+	})
+	l.Protocol, l.Tunnels, l.Duration = speakRaw, 3, unfinished+100*time.Millisecond
+	r := mustRun(t, l)
+	wantErrors(t, r, map[string]int64{kindUnfinished: 3})
+	if r.Requests != 0 || r.Latency.Min < 1e6 {
+		t.Errorf("%+v", r)
+	}
+}
+
+// TestUploadIsBounded writes no more than is worth keeping while nothing leaves.
+func TestUploadIsBounded(t *testing.T) {
+	w := &fullWriter{full: true}
+	u := upload{rest: make([]byte, 1<<20)}
+	if u.pump(w) || w.n < maxWaiting || w.n >= maxWaiting+maxWrite {
+		t.Errorf("%d bytes are written", w.n)
+	}
+	u.waiting, w.full = 0, false
+	if !u.pump(w) || w.n != 1<<20 {
+		t.Errorf("%d bytes are written in all, %d are left", w.n, len(u.rest))
+	}
+}
+
+// A fullWriter has room for nothing, or for everything.
+type fullWriter struct {
+	n    int
+	full bool
+}
+
+func (w *fullWriter) Write(p []byte) int {
+	w.n += len(p)
+	if w.full {
+		return len(p)
+	}
+	return 0
 }

@@ -25,13 +25,13 @@ type connection struct {
 	where mesh.Authority
 }
 
-// newConnection returns a connection that is made when the first tunnel is
-// opened.
-func (e *engine) newConnection(share int) *connection {
+// newConnection returns a connection for at most so many tunnels, which is made
+// when the first is opened.
+func (e *engine) newConnection(most int) *connection {
 	r := e.run
 	return &connection{
 		pool: hbone.NewPool(hbone.PoolOptions{
-			Loop: e.loop, Identity: r.source, MaxStreams: share, IdleRelease: -1, ConnectTimeout: dialTimeout,
+			Loop: e.loop, Identity: r.source, MaxStreams: most, IdleRelease: -1, ConnectTimeout: dialTimeout,
 			Dial: func(ctx context.Context, _ netip.Addr, to netip.AddrPort) (net.Conn, error) {
 				return r.load.dialTo(ctx, to)
 			},

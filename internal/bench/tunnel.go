@@ -154,7 +154,7 @@ func (t *tunnel) lost(err error) {
 }
 
 // spent is called when the tunnel cannot be used any more though nothing went
-// wrong: the answer said that it was the last. Nothing is under way.
+// wrong: the server has closed it between two answers.
 func (t *tunnel) spent() {
 	t.let()
 	t.e.loop.After(&t.timer, 0)
