@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/x509"
+	"encoding/base64"
 	"encoding/json"
 	"encoding/pem"
 	"errors"
@@ -108,6 +109,25 @@ func TestApplyKeepsARequestThatNothingIsToBeTakenOf(t *testing.T) {
 	fields := withoutCookie(l7.Fields{{Name: "a", Value: "tok=x"}, {Name: "cookie", Value: "tok2=x;tok"}}, "tok")
 	if got := fields.Get("cookie"); got != "tok2=x; tok" || fields.Get("a") != "tok=x" {
 		t.Errorf("withoutCookie: %v", fields)
+	}
+}
+
+func TestParseKeysBoundsRSA(t *testing.T) {
+	for bytes, want := range map[int]string{
+		127:  "keys[0]: n has 1016 bits, not 1024 to 8192",
+		128:  "",
+		1024: "",
+		1025: "keys[0]: n has 8200 bits, not 1024 to 8192",
+	} {
+		n := strings.Repeat("\xff", bytes)
+		_, err := ParseKeys([]byte(`{"keys":[{"kty":"RSA","e":"AQAB","n":"` + base64.RawURLEncoding.EncodeToString([]byte(n)) + `"}]}`))
+		got := ""
+		if err != nil {
+			got = err.Error()
+		}
+		if got != want {
+			t.Errorf("%d bytes: got %q, want %q", bytes, got, want)
+		}
 	}
 }
 

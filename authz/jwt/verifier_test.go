@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unsafe"
 
 	"github.com/waystone-mesh/waystone/authz"
 	"github.com/waystone-mesh/waystone/internal/l7"
@@ -141,6 +142,9 @@ func TestOutcomesOfOneTokenAreBounded(t *testing.T) {
 		set, _ := joeSet(t, "rsa", func(r *Rule) { r.OutputPayloadToHeader = fmt.Sprintf("x-%d", i) })
 		for range 2 {
 			res := set.Check(inTime, bearer(vectors[1].text), ring, v)
+			if inside(res.added[0].Value, vectors[1].text) {
+				t.Errorf("rule %d: the payload is a view of the token", i)
+			}
 			if len(res.added) != 1 || res.added[0].Name != fmt.Sprintf("x-%d", i) || res.added[0].Value != joe {
 				t.Errorf("rule %d: adds %v", i, res.added)
 			}
@@ -151,6 +155,12 @@ func TestOutcomesOfOneTokenAreBounded(t *testing.T) {
 			t.Errorf("%d outcomes, want %d", len(e.known), maxKnown)
 		}
 	}
+}
+
+// inside reports whether s is a view of text.
+func inside(s, text string) bool {
+	at, from := uintptr(unsafe.Pointer(unsafe.StringData(s))), uintptr(unsafe.Pointer(unsafe.StringData(text)))
+	return from <= at && at < from+uintptr(len(text))
 }
 
 // TestVerifierKeepsNoToken looks for the texts of tokens in all that a Verifier
