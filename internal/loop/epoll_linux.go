@@ -222,7 +222,7 @@ func (w *fdWire) event(ev uint32) {
 	const in = syscall.EPOLLIN | syscall.EPOLLRDHUP
 	if w.events&in != 0 && ev&(in|syscall.EPOLLHUP|syscall.EPOLLERR) != 0 {
 		w.hup = ev&(syscall.EPOLLRDHUP|syscall.EPOLLHUP|syscall.EPOLLERR) != 0
-		w.s.readable()
+		w.s.arrives()
 		w.hup = false
 		return
 	}

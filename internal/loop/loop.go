@@ -92,7 +92,9 @@ type Loop struct {
 	ending  []Flusher // the other half of enders
 	dirty   []*Socket // have something to flush
 	flushed []*Socket // the other half of dirty
-	spent   []*Socket // dirty, but have had their turn: for the next batch
+	spent   []*Socket // dirty, but have had their turn: for the end of the next batch
+	owed    []*Socket // the other half of spent: this is the next batch
+	late    []*Socket // have something to read, and are to come after the others
 	carried int       // bytes read since the last flush
 	ready   []*Socket // have something to read that no event will tell
 	reading []*Socket // the other half of ready
@@ -210,9 +212,9 @@ func (l *Loop) serve(context.Context) {
 
 // batch waits until there is something to do and does all of it.
 func (l *Loop) batch() {
-	l.takeTurns()
 	until := l.timers.next()
-	idle := len(l.ready)+len(l.dirty)+len(l.enders) == 0
+	l.owed, l.spent = l.spent, l.owed
+	idle := len(l.ready)+len(l.dirty)+len(l.enders)+len(l.owed) == 0
 	events := l.poller.wait(l, idle, until)
 	l.tick()
 	l.poller.dispatch(l, events)
@@ -220,6 +222,7 @@ func (l *Loop) batch() {
 	l.runQueue()
 	l.timers.fire(l.at)
 	l.end()
+	l.runLate()
 	l.meter.batch(l, events)
 }
 
@@ -262,7 +265,7 @@ func (l *Loop) runQueue() {
 func (l *Loop) runLeft() {
 	for {
 		l.tick()
-		l.takeTurns()
+		l.spent = l.takeTurns(l.spent)
 		l.runQueue()
 		l.end()
 		l.mu.Lock()
@@ -300,11 +303,28 @@ func (l *Loop) breathe() {
 	}
 }
 
-// takeTurns has those flushed again who have had their turn in the last batch.
-func (l *Loop) takeTurns() {
-	l.dirty = append(l.dirty, l.spent...)
-	clear(l.spent)
-	l.spent = l.spent[:0]
+// runLate gives those their turn who have used up their last: after everybody
+// else, whose answers have left by now.
+func (l *Loop) runLate() {
+	if len(l.late)+len(l.owed) == 0 {
+		return
+	}
+	l.owed = l.takeTurns(l.owed)
+	for i, s := range l.late {
+		l.late[i] = nil
+		s.readable()
+		l.breathe()
+	}
+	l.late = l.late[:0]
+	l.end()
+}
+
+// takeTurns has those flushed who have written all that they might in the batch
+// before, and returns the list emptied.
+func (l *Loop) takeTurns(who []*Socket) []*Socket {
+	l.dirty = append(l.dirty, who...)
+	clear(who)
+	return who[:0]
 }
 
 // end runs the Flushers and then flushes the sockets, until nothing has
@@ -353,7 +373,7 @@ func (l *Loop) forget(s *Socket) {
 // shut aborts every socket and ends run after this batch.
 func (l *Loop) shut() {
 	l.closing = true
-	l.takeTurns()
+	l.owed, l.spent = l.takeTurns(l.owed), l.takeTurns(l.spent)
 	for _, s := range l.sockets {
 		s.fail(ErrClosed)
 	}

@@ -60,6 +60,7 @@ type Socket struct {
 	alert  bool // TLS has said that it has nothing more to say
 	reset  bool // close with a reset
 	broken bool // finish in the next flush
+	greedy bool // it used up its last turn to read
 }
 
 // Plain returns a Socket for a connection without TLS. It takes nc over.
@@ -222,6 +223,17 @@ func (waitError) Error() string   { return "loop: nothing to read yet" }
 func (waitError) Timeout() bool   { return true }
 func (waitError) Temporary() bool { return true }
 
+// arrives says that there is something to read. Who used up the last turn comes
+// after the others.
+func (s *Socket) arrives() {
+	if s.greedy {
+		s.greedy = false
+		s.loop.late = append(s.loop.late, s)
+		return
+	}
+	s.readable()
+}
+
 // readable reads until nothing is there, or the budget is spent, or the driver
 // wants no more.
 func (s *Socket) readable() {
@@ -231,6 +243,7 @@ func (s *Socket) readable() {
 	}
 	for n, calls := 0, 0; s.reads(); calls++ {
 		if n >= maxReadBytes || calls == maxReads {
+			s.greedy = true
 			if s.w.more() {
 				s.loop.again(s)
 			}

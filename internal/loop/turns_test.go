@@ -2,6 +2,7 @@ package loop
 
 import (
 	"net"
+	"slices"
 	"testing"
 	"time"
 
@@ -26,7 +27,7 @@ func newPlumbing() *plumbing {
 func (p *plumbing) wait(*Loop, bool, time.Duration) int { return p.events }
 func (p *plumbing) dispatch(l *Loop, n int) {
 	for _, t := range p.taps[:n] {
-		t.s.readable()
+		t.s.arrives()
 		l.breathe()
 	}
 }
@@ -40,11 +41,18 @@ func (p *plumbing) close() {}
 
 // A tap is a wire that always has more and takes everything.
 type tap struct {
-	p *plumbing
-	s *Socket
+	p    *plumbing
+	s    *Socket
+	drip bool // it has only a little at a time
 }
 
-func (t *tap) read(p []byte) (int, error)  { t.p.log(t, len(p), 0); return len(p), nil }
+func (t *tap) read(p []byte) (int, error) {
+	if t.drip {
+		p = p[:1]
+	}
+	t.p.log(t, len(p), 0)
+	return len(p), nil
+}
 func (t *tap) write(p []byte) (int, error) { t.p.log(t, 0, len(p)); return len(p), nil }
 func (t *tap) watch(in, out bool)          {}
 func (t *tap) more() bool                  { return false }
@@ -123,6 +131,35 @@ func TestABatchThatCarriesMuchFlushesInBetween(t *testing.T) {
 	}
 	if bound := maxCarried + maxReadBytes + readSize; most > bound {
 		t.Errorf("%d bytes were read between two writes, want at most %d", most, bound)
+	}
+}
+
+// Who used up the last turn comes after the others have been answered.
+func TestTheGreedyComeLast(t *testing.T) {
+	p := newPlumbing()
+	var order []string
+	p.log = func(x *tap, r, w int) {
+		who := "greedy"
+		if x.drip {
+			who = "modest"
+		}
+		if w > 0 {
+			who += " is answered"
+		}
+		order = append(order, who)
+	}
+	for range 2 {
+		s := pipeSocket(t)
+		p.l.Adopt(s, &answerer{s: s})
+	}
+	p.events = 2
+	p.taps[1].drip = true
+	p.l.batch()
+	order = nil
+	p.l.batch()
+	want := []string{"modest", "modest is answered", "greedy", "greedy is answered"}
+	if !slices.Equal(order, want) {
+		t.Errorf("got %q, want %q", order, want)
 	}
 }
 
