@@ -23,12 +23,11 @@ func (r *Result) JSON() []byte {
 // took, and a histogram 80 columns wide.
 func (r *Result) String() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%d requests in %.1f s, %s a second, over %d tunnels on %d connections\n",
-		r.Requests, r.Seconds, plainNumber(r.Rate), r.Tunnels, r.Connections)
-	fmt.Fprintf(&b, "content: %s received, %s sent; generator: %.2f s of CPU", bytesText(r.BytesReceived), bytesText(r.BytesSent), r.CPUSeconds)
+	fmt.Fprintf(&b, "%d requests in %.1f s, %s a second\n%d tunnels on %d connections", r.Requests, r.Seconds, plainNumber(r.Rate), r.Tunnels, r.Connections)
 	if r.QueuedMax > 0 {
 		fmt.Fprintf(&b, "; up to %d requests waited for a tunnel", r.QueuedMax)
 	}
+	fmt.Fprintf(&b, "\ncontent: %s received, %s sent; generator: %.2f s of CPU", bytesText(r.BytesReceived), bytesText(r.BytesSent), r.CPUSeconds)
 	b.WriteString("\nerrors: " + errorsText(r.Errors) + "\n")
 	if r.Requests == 0 {
 		return b.String()
@@ -78,8 +77,8 @@ func histogram(buckets []Bucket) string {
 
 // String returns s as a person reads it.
 func (s *Served) String() string {
-	return fmt.Sprintf("%d requests; content: %s received, %s sent; %d tunnels, %d of them open at the end\nerrors: %s\n",
-		s.Requests, bytesText(s.BytesReceived), bytesText(s.BytesSent), s.Accepted, s.Open, errorsText(s.Errors))
+	return fmt.Sprintf("%d requests over %d tunnels on %d connections; %d tunnels open at the end\ncontent: %s received, %s sent\nerrors: %s\n",
+		s.Requests, s.Accepted, s.Connections, s.Open, bytesText(s.BytesReceived), bytesText(s.BytesSent), errorsText(s.Errors))
 }
 
 // errorsText lists errors by kind, the most frequent first.
@@ -98,13 +97,13 @@ func errorsText(errs map[string]int64) string {
 // microseconds writes a time with three digits.
 func microseconds(us float64) string {
 	switch {
-	case us < 1000:
+	case us < 999.5:
 		return fmt.Sprintf("%.0fµs", us)
-	case us < 10_000:
+	case us < 9995:
 		return fmt.Sprintf("%.2fms", us/1e3)
-	case us < 100_000:
+	case us < 99_950:
 		return fmt.Sprintf("%.1fms", us/1e3)
-	case us < 1e6:
+	case us < 999_500:
 		return fmt.Sprintf("%.0fms", us/1e3)
 	}
 	return fmt.Sprintf("%.2fs", us/1e6)
@@ -147,6 +146,9 @@ type Screen struct {
 // NewScreen returns a Screen on a terminal; one that is not on shows nothing.
 func NewScreen(out io.Writer, on bool) *Screen { return &Screen{out: out, on: on} }
 
+// columns is how wide a terminal is taken to be.
+const columns = 80
+
 // clearLine moves to the beginning of the line, which it clears.
 const clearLine = "\r\x1b[K"
 
@@ -154,7 +156,8 @@ const clearLine = "\r\x1b[K"
 func (s *Screen) Progress(p Progress) {
 	if s.on {
 		s.shown = true
-		fmt.Fprint(s.out, clearLine+p.String())
+		line := []rune(p.String())
+		fmt.Fprint(s.out, clearLine+string(line[:min(len(line), columns-1)])) // one that wraps cannot be cleared
 	}
 }
 
@@ -165,17 +168,19 @@ func (s *Screen) Clear() {
 	}
 }
 
-// String returns p in a line of less than 80 columns.
+// String returns p in a line.
 func (p Progress) String() string {
-	where := p.Phase
+	text := p.Phase
 	if p.Of > 0 {
-		where = fmt.Sprintf("%s %v/%v", p.Phase, p.Elapsed.Round(time.Second), p.Of.Round(time.Second))
+		text += fmt.Sprintf(" %v/%v", p.Elapsed.Round(time.Second), p.Of.Round(time.Second))
 	}
 	if p.Phase == "opening" {
-		return fmt.Sprintf("%s: %d tunnels", where, p.Tunnels)
+		return fmt.Sprintf("%s: %d tunnels", text, p.Tunnels)
 	}
-	text := fmt.Sprintf("%s: %s/s p50 %s p99 %s", where, plainNumber(p.Rate),
-		microseconds(float64(p.P50.Microseconds())), microseconds(float64(p.P99.Microseconds())))
+	text += fmt.Sprintf(": %s/s", plainNumber(p.Rate))
+	if p.P50 > 0 {
+		text += fmt.Sprintf(" p50 %s p99 %s", microseconds(float64(p.P50.Microseconds())), microseconds(float64(p.P99.Microseconds())))
+	}
 	if p.Errors > 0 {
 		text += fmt.Sprintf(" errors %d", p.Errors)
 	}
