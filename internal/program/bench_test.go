@@ -116,7 +116,10 @@ func TestBenchLoadAndDest(t *testing.T) {
 	}
 	var s bench.Served
 	b, err := os.ReadFile(file)
-	if err = json.Unmarshal(b, &s); err != nil || s.Requests != 40 || s.Open != 0 || !strings.HasPrefix(told.String(), "40 requests") {
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := json.Unmarshal(b, &s); err != nil || s.Requests != 40 || s.Open != 0 || !strings.HasPrefix(told.String(), "40 requests") {
 		t.Errorf("got %+v, %v, %s", s, err, told.String())
 	}
 }
