@@ -59,7 +59,7 @@ func (b *builder) number(g guards) (out [guardKinds][]int32) {
 // branch makes a branch of the items at positions, which are in order. The kinds
 // of guards that were used on the way to it are of no more use.
 func (b *builder) branch(positions []int32, used [guardKinds]bool) *branch {
-	n := &branch{least: int(positions[0])}
+	n := &branch{items: positions}
 	b.budget -= len(positions)
 	if len(positions) <= b.short || b.budget < 0 {
 		n.rest = positions

@@ -100,10 +100,7 @@ func (c *compiler) check() error {
 	if err := Validate(p); err != nil {
 		return err
 	}
-	root := c.o.RootNamespace
-	if root == "" {
-		root = defaultRootNS
-	}
+	root := c.root()
 	for i, ref := range p.TargetRefs {
 		if ref.Kind == "GatewayClass" && p.Namespace != root {
 			return &FieldError{Policy: p.Key(), Field: fmt.Sprintf("spec.targetRefs[%d].kind", i),
@@ -114,6 +111,13 @@ func (c *compiler) check() error {
 		return c.unsupported("spec.action", "the action CUSTOM is not supported yet")
 	}
 	return nil
+}
+
+func (c *compiler) root() string {
+	if c.o.RootNamespace == "" {
+		return defaultRootNS
+	}
+	return c.o.RootNamespace
 }
 
 func (c *compiler) unsupported(field, reason string) error {
@@ -131,8 +135,9 @@ func (c *compiler) compile() []Entry {
 		return nil
 	}
 	var out []Entry
+	attached := c.attachment()
 	for i := range p.Rules {
-		e := Entry{Action: p.Action, DryRun: p.DryRun && p.Action != Audit, ID: p.ruleID(i), Policy: p, Rule: i}
+		e := Entry{Action: p.Action, DryRun: p.DryRun && p.Action != Audit, ID: p.ruleID(i), Policy: p, Rule: i, Attached: attached}
 		if c.o.L4 {
 			e.Opaque = c.rule(i, node)
 			e.HTTP = e.Opaque
@@ -145,7 +150,7 @@ func (c *compiler) compile() []Entry {
 		out = append(out, e)
 	}
 	if len(out) == 0 && p.Action == Allow {
-		out = append(out, Entry{DryRun: p.DryRun, ID: p.ruleID(0), Policy: p, Rule: -1})
+		out = append(out, Entry{DryRun: p.DryRun, ID: p.ruleID(0), Policy: p, Rule: -1, Attached: attached})
 	}
 	return out
 }
@@ -316,13 +321,16 @@ func (c *compiler) one(origin string, f field, value string, v view) *Expr {
 // claimed compiles a value of a field that asks for what a JWT says. Of its
 // claims "*" matches those that are not empty.
 func claimed(origin string, f field, value string) *Expr {
-	switch {
-	case f.kind == fieldRequestPrincipal:
+	if f.kind == fieldRequestPrincipal {
 		return Match(origin, RequestPrincipal, requestPrincipal(value))
-	case value == "*":
-		return MatchClaim(origin, f.claim, NonEmpty())
 	}
-	return MatchClaim(origin, f.claim, Wildcard(value))
+	m := Wildcard(value)
+	if value == "*" {
+		m = NonEmpty()
+	}
+	x := MatchClaim(origin, f.claim, m)
+	x.name = f.key
+	return x
 }
 
 // account returns a service account with its namespace.

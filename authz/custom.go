@@ -27,7 +27,7 @@ type Question struct {
 	Policy   *Policy // where it comes from
 	Rule     int
 
-	denied string
+	entry *Entry
 }
 
 // A group is the CUSTOM entries of one provider.

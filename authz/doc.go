@@ -38,6 +38,9 @@
 // dropped. A DENY rule loses it; where nothing is left of a source, operation
 // or condition, that source, operation or condition matches nothing.
 //
+// [Set.Explain] says why: which policies apply, and of a rule that does not match
+// what was wanted and what was there. [Set.Brief] says it in a line.
+//
 // Nothing here asks an authorizer, fetches a key or blocks: [Set.Check] and
 // [Set.Ask] say whom to ask. See package rego for OPA, which serves as the oracle
 // of this package's tests.

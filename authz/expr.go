@@ -3,6 +3,7 @@ package authz
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"github.com/waystone-mesh/waystone/internal/l7"
@@ -15,7 +16,7 @@ import (
 type Expr struct {
 	op     op
 	attr   Attribute
-	name   string   // of a header field, lower case
+	name   string   // of a header field, lower case; of a claim, the key that it was written as
 	path   []string // of a claim
 	test   Matcher
 	kids   []*Expr
@@ -126,6 +127,14 @@ func MatchHeader(origin, name string, m Matcher) *Expr {
 // others, several.
 func MatchClaim(origin string, path []string, m Matcher) *Expr {
 	return &Expr{op: opMatch, attr: Claim, path: path, test: m, origin: origin}
+}
+
+// asksHTTP reports whether e asks for what only a request has.
+func (e *Expr) asksHTTP() bool {
+	if e == nil {
+		return false
+	}
+	return e.op == opMatch && e.attr.IsHTTP() || slices.ContainsFunc(e.kids, (*Expr).asksHTTP)
 }
 
 // Origin returns the field that e was compiled from, such as

@@ -14,6 +14,7 @@ type field struct {
 	header            string   // of fieldHeader: lower case
 	claim             []string // of fieldClaim: its path
 	condition         bool
+	key               string // of a condition
 	values, notValues []string
 }
 
@@ -90,7 +91,7 @@ var conditionClaims = map[string][]string{"request.auth.audiences": {"aud"}, "re
 
 // field returns what a condition compares; the error is about its key.
 func (w *Condition) field() (field, error) {
-	f := field{name: "values", condition: true, values: w.Values, notValues: w.NotValues}
+	f := field{name: "values", condition: true, key: w.Key, values: w.Values, notValues: w.NotValues}
 	if k, ok := conditionKeys[w.Key]; ok {
 		f.kind, f.claim = k, conditionClaims[w.Key]
 		return f, nil

@@ -57,7 +57,7 @@ func (f *facts) odd() bool {
 // is the least position found, and what is further back than one found already
 // is not looked at.
 type branch struct {
-	least  int // of all positions below
+	items  []int32 // the positions of all below
 	rest   []int32
 	tables []table
 }
@@ -97,35 +97,42 @@ func (n *branch) first(f *facts, items []item, end int) int {
 }
 
 func (n *branch) before(f *facts, items []item, end int) int {
-	if n == nil || n.least >= end {
+	if n == nil || int(n.items[0]) >= end {
 		return end
 	}
 	return n.first(f, items, end)
 }
 
 func (t *table) first(f *facts, items []item, end int) int {
-	peer := &f.in.Peer
-	switch t.kind {
-	case byPrincipal:
-		return t.ids[*peer].before(f, items, end)
-	case byAccount:
-		return t.ids[identity.ID{Namespace: peer.Namespace, ServiceAccount: peer.ServiceAccount}].before(f, items, end)
-	case byNamespace:
-		return t.ids[identity.ID{Namespace: peer.Namespace}].before(f, items, end)
+	if t.kind != byPath {
+		return t.only(f).before(f, items, end)
 	}
-	if f.in.HTTP == nil {
-		return end
-	}
-	if t.kind == byMethod {
-		return t.texts[f.in.HTTP.Method].before(f, items, end)
-	}
-	end = t.texts[f.path].before(f, items, end)
-	for i := t.last(f.path); i >= 0; i = int(t.prefixes[i].parent) {
-		if p := &t.prefixes[i]; strings.HasPrefix(f.path, p.text) {
+	path := f.path
+	end = t.texts[path].before(f, items, end)
+	for i := t.last(path); i >= 0; i = int(t.prefixes[i].parent) {
+		if p := &t.prefixes[i]; strings.HasPrefix(path, p.text) {
 			end = p.branch.before(f, items, end)
 		}
 	}
 	return end
+}
+
+// only returns the branch that the input leads to, or nil. It is not for paths,
+// of which there may be several.
+func (t *table) only(f *facts) *branch {
+	peer := &f.in.Peer
+	switch t.kind {
+	case byPrincipal:
+		return t.ids[*peer]
+	case byAccount:
+		return t.ids[identity.ID{Namespace: peer.Namespace, ServiceAccount: peer.ServiceAccount}]
+	case byNamespace:
+		return t.ids[identity.ID{Namespace: peer.Namespace}]
+	}
+	if f.in.HTTP == nil {
+		return nil
+	}
+	return t.texts[f.in.HTTP.Method]
 }
 
 // last returns the last prefix that is not greater than path, or -1.

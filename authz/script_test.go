@@ -27,6 +27,8 @@ import (
 //	         principal, source, dest, sni, method, host, path and the names of
 //	         header fields. With none of the HTTP ones it is a connection.
 //	         Where a provider must be asked, it says yes, and the verdict follows.
+//	explain  the same; the result is its explanation. So of json, and of line, in
+//	         one line.
 //	         token={…} gives the claims of a valid JWT, in JSON without blanks.
 func TestScripts(t *testing.T) {
 	script.Run(t, "testdata/*.txt", func(*testing.T) func(*script.Block) string { return new(world).run })
@@ -49,6 +51,13 @@ func (w *world) run(b *script.Block) string {
 		return "ok"
 	case "check":
 		return w.check(b)
+	case "explain":
+		return w.explain(b).String()
+	case "line":
+		return w.line(b)
+	case "json":
+		out, _ := json.MarshalIndent(w.explain(b), "", "  ")
+		return string(out)
 	}
 	b.Fatalf("unknown command %q", b.Command)
 	return ""
@@ -112,6 +121,30 @@ func (w *world) check(b *script.Block) string {
 		out += "ask " + q.Provider + ": " + q.ID + "\n"
 	}
 	return out + "then " + verdict(set.Decide(in))
+}
+
+func (w *world) explain(b *script.Block) *authz.Explanation {
+	in, err := input(append(b.Args, strings.Fields(b.Input)...))
+	if err != nil {
+		b.Fatalf("%v", err)
+	}
+	set, _ := authz.Compile(w.options, w.policies...)
+	x := set.Explain(in)
+	if v := set.Decide(in); x.Allowed != v.Allowed || x.Details != v.Details() {
+		b.Fatalf("the explanation is of another verdict: %+v", v)
+	}
+	return x
+}
+
+// line is of Brief, which Explain has to agree with.
+func (w *world) line(b *script.Block) string {
+	in, _ := input(append(b.Args, strings.Fields(b.Input)...))
+	set, _ := authz.Compile(w.options, w.policies...)
+	x := set.Brief(in)
+	if x.Policies != nil || x.Line() != w.explain(b).Line() {
+		b.Fatalf("Brief says %q", x.Line())
+	}
+	return x.Line()
 }
 
 func verdict(v authz.Verdict) string {

@@ -80,7 +80,9 @@ func (r Result) String() string { return [...]string{"", "allowed", "denied"}[r]
 // for concurrent use. A nil Set allows everything.
 type Set struct {
 	http, opaque decider
-	closed       string // Details of a set that denies everything
+	entries      []*Entry // all of them, in the order of their names
+	closed       string   // Details of a set that denies everything
+	why          string   // and the reason
 }
 
 // A decider holds entries by action, each list in the order of its names.
@@ -107,6 +109,9 @@ type Entry struct {
 	Provider string
 	Unusable bool
 
+	// Attached says why the policy applies, for explanations.
+	Attached Attachment
+
 	// HTTP is asked about requests, Opaque about connections that are not HTTP.
 	// A nil Expr never matches; an ALLOW entry that never matches still
 	// restricts, as any ALLOW policy does.
@@ -123,19 +128,19 @@ const deniedPrefix = "rbac_access_denied_matched_policy["
 func NewSet(entries []Entry) *Set { return newSet(entries, shortList) }
 
 func newSet(entries []Entry, short int) *Set {
-	s := &Set{}
 	all := make([]*Entry, len(entries))
 	for i := range entries {
 		e := entries[i]
 		e.denied = deniedPrefix + blanks(e.ID) + "]"
 		if e.Action == Custom {
-			e.question = &Question{Provider: e.Provider, ID: e.ID, Policy: e.Policy, Rule: e.Rule, denied: e.denied}
+			e.question = &Question{Provider: e.Provider, ID: e.ID, Policy: e.Policy, Rule: e.Rule, entry: &e}
 		}
 		all[i] = &e
 	}
 	// Envoy looks at policies in the order of their names, so the name that is
 	// logged does not depend on the order of arrival. Nor does ours.
 	slices.SortStableFunc(all, func(a, b *Entry) int { return strings.Compare(a.ID, b.ID) })
+	s := &Set{entries: all}
 	for _, e := range all {
 		s.http.add(e, e.HTTP)
 		s.opaque.add(e, e.Opaque)
@@ -178,7 +183,7 @@ func (d *decider) build(short int) {
 // Closed returns a Set that denies everything and names reason in its Details.
 // It stands for a policy that cannot be enforced as written.
 func Closed(reason string) *Set {
-	return &Set{closed: deniedPrefix + "closed:" + blanks(reason) + "]"}
+	return &Set{closed: deniedPrefix + "closed:" + blanks(reason) + "]", why: reason}
 }
 
 // blanks replaces white space, which the access log's details must not have.
@@ -208,7 +213,7 @@ func (s *Set) check(in *Input, ask bool) Verdict {
 	}
 	if ask && d.custom != nil {
 		if q := d.question(&f, nil); q != nil {
-			return Verdict{Policy: q.Policy, Rule: q.Rule, Ask: q, details: q.denied}
+			return Verdict{Policy: q.Policy, Rule: q.Rule, Ask: q, details: q.entry.denied}
 		}
 	}
 	return d.decide(&f)

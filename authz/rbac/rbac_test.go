@@ -346,3 +346,24 @@ func TestChainAsksEachAuthorizerOnceInOrder(t *testing.T) {
 		t.Errorf("got %+v, want denied by no", v)
 	}
 }
+
+// A clause of a filter says what it asks for, and where in the filter it is.
+func TestFiltersCanBeExplained(t *testing.T) {
+	s, err := HTTP(httpFilter(t, filterOf(`{"header": {"name": ":method", "stringMatch": {"exact": "PUT"}}}`,
+		`{"notId": {"authenticated": {"principalName": {"prefix": "spiffe://cluster.local/ns/foo"}}}}`)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	x := s.Explain(base())
+	want := "denied: no ALLOW rule matches; nearest AuthorizationPolicy a/b rule 3: request.headers[:method] wanted PUT, saw GET and " +
+		"source.principal wanted none of cluster.local/ns/foo*, saw cluster.local/ns/foo/sa/a"
+	if got := x.Line(); got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
+	if got, want := x.Nearest.Clauses[0].Field, "rules.policies[ns[a]-policy[b]-rule[3]].permissions[0].header"; got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
+	if len(x.Policies) != 1 || x.Policies[0].Policy != "a/b" || len(x.Policies[0].Rules) != 1 {
+		t.Errorf("got %+v, want one policy", x.Policies)
+	}
+}
