@@ -20,7 +20,9 @@ type WriterOptions struct {
 	// Output, when not nil, is written to instead of Path.
 	Output io.Writer
 
-	// Queue is how many bytes of lines may wait. 0 is 1 MiB, some 1,500 lines.
+	// Queue is how many bytes of lines may wait. 0 is 4 MiB, some 6,000 lines: as
+	// many as a core of requests writes while the goroutine that writes them is
+	// kept from running for a few hundredths of a second.
 	Queue int
 
 	// Linger is the least time between two writes, so that a busy proxy writes
@@ -67,6 +69,10 @@ type Writer struct {
 // some 90 lines, so the system call costs each little, and stays in the cache.
 const batch = 64 << 10
 
+// keep is the largest storage of the queue that is used again: 1 MiB, many times
+// what there is of it unless the disk was slow.
+const keep = 1 << 20
+
 // A request asks the goroutine for more than to write.
 type request struct {
 	reopen, end bool
@@ -81,7 +87,7 @@ func NewWriter(o WriterOptions) (*Writer, error) {
 		asked: make(chan request), done: make(chan struct{}),
 	}
 	if w.queue <= 0 {
-		w.queue = 1 << 20
+		w.queue = 4 << 20
 	}
 	if w.linger == 0 {
 		w.linger = 100 * time.Millisecond
@@ -234,6 +240,9 @@ func (w *Writer) write(spare []byte) []byte {
 	}
 	if _, err := w.out.Write(p); err != nil {
 		w.failed.Add(uint64(lines))
+	}
+	if cap(p) > keep {
+		return nil
 	}
 	return p
 }
