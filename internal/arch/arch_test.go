@@ -53,8 +53,9 @@ var imports = map[string]string{
 	"internal/file":     "authz internal/config internal/identity internal/manifest internal/mesh internal/watch routing",
 	"internal/admin":    "telemetry",
 
-	// It talks to the world, on goroutines.
+	// They talk to the world, on goroutines.
 	"internal/extauthz": "internal/identity internal/l7",
+	"internal/jwks":     "authz/jwt",
 
 	// They carry.
 	"waypoint": "authz routing telemetry internal/bufs internal/config internal/flow internal/h1 internal/h2 internal/hbone internal/identity internal/inner internal/l7 internal/loop internal/mesh",
@@ -94,7 +95,7 @@ var homes = map[string]string{
 	"golang.org/x/crypto":           "internal/record",
 	"golang.org/x/net/http2":        "internal/h2 internal/meshtest", // in tests, the peer that is not ours
 	"github.com/fsnotify/fsnotify":  "internal/watch",
-	"net/http":                      "authz/rego internal/admin internal/demo internal/extauthz internal/meshtest examples/bookinfo",
+	"net/http":                      "authz/rego internal/admin internal/demo internal/extauthz internal/jwks internal/meshtest examples/bookinfo", // jwks fetches key sets
 	"github.com/spf13/":             "cmd/waystone internal/program",
 }
 
