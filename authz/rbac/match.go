@@ -156,6 +156,8 @@ func peer(at string, s *matcherv3.StringMatcher) (*authz.Expr, error) {
 	switch {
 	case s.GetIgnoreCase() && regex == "":
 		return nil, unsupported(at, "an identity with ignore_case is not supported")
+	case s.GetContains() != "":
+		return nil, unsupported(at, "part of an identity is not supported")
 	case anyIdentity.MatchString(regex):
 		return authz.Match(at, authz.URI, authz.Present()), nil
 	}

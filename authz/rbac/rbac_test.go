@@ -200,6 +200,7 @@ func TestWhatIsNotCoveredFailsClosed(t *testing.T) {
 		{filterOf(yes, `{}`), `principal <nil> is not supported`},
 		{filterOf(yes, `{"filterState": {"key": "k", "stringMatch": {"exact": "x"}}}`), `not "k"`},
 		{filterOf(yes, `{"authenticated": {"principalName": {"exact": "x", "ignoreCase": true}}}`), `an identity with ignore_case`},
+		{filterOf(yes, `{"authenticated": {"principalName": {"contains": "/ns/foo/"}}}`), `part of an identity`},
 		{filterOf(yes, `{"authenticated": {"principalName": {}}}`), `string matcher <nil>`},
 		{filterOf(yes, `{"notId": {}}`), `principals[0].not_id`},
 		{filterOf(yes, `{"andIds": {"ids": [{}]}}`), `principals[0].and_ids[0]`},
