@@ -97,7 +97,14 @@ func TestFetchByURI(t *testing.T) {
 	e.mux.HandleFunc("/whence", func(w http.ResponseWriter, r *http.Request) {
 		_, _ = w.Write([]byte(keySet("referer" + r.Header.Get("Referer"))))
 	})
+	for n := range 4 {
+		e.mux.HandleFunc(fmt.Sprintf("/hop%d", n+1), func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, map[bool]string{true: "/good", false: fmt.Sprintf("/hop%d", n)}[n == 0], http.StatusFound)
+		})
+	}
 	for path, want := range map[string]string{
+		"/hop3":          "a",
+		"/hop4":          "error: more than 3 redirects",
 		"/good?k=secret": "a",
 		"/some":          `a without keys[0]: kty "X" is not supported`,
 		"/none":          "",
@@ -119,13 +126,14 @@ func TestFetchByURI(t *testing.T) {
 		}
 	}
 	for uri, want := range map[string]string{
-		"ftp://keys.example/":          `error: not http: or https: but "ftp"`,
-		"http://%zz":                   "error: not a URL",
-		"http://169.254.169.254/x":     "169.254.169.254 is link-local, where no keys are fetched",
-		"http://[fe80::1%25lo]/x":      "fe80::1 is link-local, where no keys are fetched",
-		"http://100.100.100.200":       "100.100.100.200 is a cloud's metadata service, where no keys are fetched",
-		"http://[fd00:ec2::254]/":      "fd00:ec2::254 is a cloud's metadata service, where no keys are fetched",
-		"http://[::ffff:169.254.1.1]/": "169.254.1.1 is link-local, where no keys are fetched",
+		"ftp://keys.example/":              `error: not http: or https: but "ftp"`,
+		"http://%zz":                       "error: not a URL",
+		"http://169.254.169.254/x":         "169.254.169.254 is link-local, where no keys are fetched",
+		"http://[fe80::1%25lo]/x":          "fe80::1 is link-local, where no keys are fetched",
+		"http://100.100.100.200":           "100.100.100.200 is a cloud's metadata service, where no keys are fetched",
+		"http://[fd00:ec2::254]/":          "fd00:ec2::254 is a cloud's metadata service, where no keys are fetched",
+		"http://[::ffff:100.100.100.200]/": "100.100.100.200 is a cloud's metadata service, where no keys are fetched",
+		"http://[::ffff:169.254.1.1]/":     "169.254.1.1 is link-local, where no keys are fetched",
 	} {
 		if got := ids(t, e.follower(jwt.Source{URI: uri})); !strings.HasSuffix(got, want) {
 			t.Errorf("%s: got %s, want %s", uri, got, want)
@@ -254,7 +262,9 @@ func TestStoreTellsNoSecrets(t *testing.T) {
 	if got := redacted("http://me:secret@%zz"); strings.Contains(got, "secret") {
 		t.Errorf("got %s", got)
 	}
-	if err := permitted("not an address"); err == nil {
-		t.Error("not an address, and permitted")
+	for _, addr := range []string{"not an address", "[::ffff:100.100.100.200]:80"} {
+		if err := permitted(addr); err == nil {
+			t.Errorf("%s is permitted", addr)
+		}
 	}
 }

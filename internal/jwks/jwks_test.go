@@ -32,10 +32,13 @@ type bubble struct {
 	start time.Time
 
 	answer atomic.Pointer[http.HandlerFunc]
-	asked  []time.Duration // when; read when all is quiet
-	paths  []string
 	busy   atomic.Int32
 	most   atomic.Int32
+
+	// Guarded by mu.
+	mu    sync.Mutex
+	times []time.Duration // of requests
+	paths []string
 }
 
 var issuer = netip.MustParseAddrPort("10.0.0.9:80")
@@ -47,12 +50,11 @@ func inBubble(t *testing.T, o Options, f func(b *bubble)) {
 		network := memnet.New()
 		listener := network.Listen(issuer)
 		b := &bubble{t: t, start: time.Now()}
-		var mu sync.Mutex
 		server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			mu.Lock()
-			b.asked = append(b.asked, time.Since(b.start))
+			b.mu.Lock()
+			b.times = append(b.times, time.Since(b.start))
 			b.paths = append(b.paths, r.URL.Path)
-			mu.Unlock()
+			b.mu.Unlock()
 			b.most.Store(max(b.most.Load(), b.busy.Add(1)))
 			defer b.busy.Add(-1)
 			(*b.answer.Load())(w, r)
@@ -135,14 +137,22 @@ func (b *bubble) want(what string, want ...string) {
 	}
 }
 
+// asked returns when there were requests, and for what.
+func (b *bubble) asked() ([]time.Duration, []string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return slices.Clone(b.times), slices.Clone(b.paths)
+}
+
 // within checks that the i-th request came at a time, or up to a tenth of every
 // wait before it earlier.
 func (b *bubble) within(i int, at time.Duration) {
 	b.t.Helper()
-	if len(b.asked) <= i {
-		b.t.Fatalf("%d requests, want one more at %v\n%s", len(b.asked), at, b.log.String())
+	times, _ := b.asked()
+	if len(times) <= i {
+		b.t.Fatalf("%d requests, want one more at %v\n%s", len(times), at, b.log.String())
 	}
-	if got := b.asked[i]; got > at || got < at*9/10-time.Second {
+	if got := times[i]; got > at || got < at*9/10-time.Second {
 		b.t.Errorf("request %d came after %v, want %v", i, got, at)
 	}
 }
@@ -159,8 +169,8 @@ func TestKeysAreRefreshed(t *testing.T) {
 		b.pass(3 * time.Minute)
 		b.want("after 20 minutes", "/a=b")
 		b.pass(20 * time.Minute)
-		if len(b.asked) != 3 || b.store.Snapshot().Version != version+1 {
-			t.Errorf("%d requests and version %d, want 3 and %d", len(b.asked), b.store.Snapshot().Version, version+1)
+		if times, _ := b.asked(); len(times) != 3 || b.store.Snapshot().Version != version+1 {
+			t.Errorf("%d requests and version %d, want 3 and %d", len(times), b.store.Snapshot().Version, version+1)
 		}
 	})
 }
@@ -215,6 +225,47 @@ func TestWhatWasFetchedStaysInForce(t *testing.T) {
 	})
 }
 
+func TestASourceThatCameBackIsTriedAsOftenAgain(t *testing.T) {
+	inBubble(t, Options{}, func(b *bubble) {
+		b.follow("/a") // at 0
+		b.fail(500)
+		b.pass(30 * time.Minute) // fails at 20, 21, 23 and 27
+		b.say(keySet("a"))
+		b.pass(10 * time.Minute) // succeeds at 35
+		b.fail(500)
+		b.pass(25 * time.Minute) // fails at 55 and 56
+		b.within(6, 55*time.Minute)
+		b.within(7, 56*time.Minute)
+		if times, _ := b.asked(); times[7]-times[6] > time.Minute {
+			t.Errorf("tried again after %v, want a minute", times[7]-times[6])
+		}
+	})
+}
+
+// TestATagDoesNotOutliveItsKeys has a source away for so long that its keys were
+// forgotten, and then say that they are the same.
+func TestATagDoesNotOutliveItsKeys(t *testing.T) {
+	inBubble(t, Options{}, func(b *bubble) {
+		tagged := func(w http.ResponseWriter, r *http.Request) {
+			if w.Header().Set("ETag", `"1"`); r.Header.Get("If-None-Match") == `"1"` {
+				w.WriteHeader(304)
+				return
+			}
+			_, _ = w.Write([]byte(keySet("a")))
+		}
+		b.do(tagged)
+		b.follow("/a")
+		b.pass(30 * time.Minute)
+		b.want("unchanged", "/a=a")
+		b.fail(500)
+		b.pass(8 * 24 * time.Hour)
+		b.want("forgotten")
+		b.do(tagged)
+		b.pass(20 * time.Minute)
+		b.want("back", "/a=a")
+	})
+}
+
 func TestASlowSourceIsGivenUp(t *testing.T) {
 	inBubble(t, Options{}, func(b *bubble) {
 		b.do(func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
@@ -247,8 +298,9 @@ func TestSourcesComeAndGo(t *testing.T) {
 		b.want("both", "/a=a", "/b=a")
 		b.follow("/b", "/c")
 		b.want("another", "/b=a", "/c=a")
-		if want := []string{"/a", "/b", "/c"}; !slices.Equal(slices.Sorted(slices.Values(b.paths)), want) {
-			t.Errorf("asked for %q, want %q: what is followed already is not fetched anew", b.paths, want)
+		_, paths := b.asked()
+		if want := []string{"/a", "/b", "/c"}; !slices.Equal(slices.Sorted(slices.Values(paths)), want) {
+			t.Errorf("asked for %q, want %q: what is followed already is not fetched anew", paths, want)
 		}
 		version := b.store.Snapshot().Version
 		b.follow()
@@ -256,10 +308,15 @@ func TestSourcesComeAndGo(t *testing.T) {
 		if got := b.store.Snapshot().Version; got != version+1 {
 			t.Errorf("version %d, want %d", got, version+1)
 		}
-		n := len(b.asked)
 		b.pass(time.Hour)
-		if len(b.asked) != n || len(b.store.Status()) != 0 {
-			t.Errorf("%d requests, want %d; status %v", len(b.asked), n, b.store.Status())
+		if times, _ := b.asked(); len(times) != len(paths) || len(b.store.Status()) != 0 {
+			t.Errorf("%d requests, want %d; status %v", len(times), len(paths), b.store.Status())
+		}
+		b.fail(500)
+		b.follow("/d")
+		b.follow()
+		if got := b.store.Snapshot().Version; got != version+1 {
+			t.Errorf("a source without keys came and went: version %d, want %d", got, version+1)
 		}
 	})
 }
@@ -324,8 +381,8 @@ func TestSourcesThatWaitForTheirTurnCanBeForgotten(t *testing.T) {
 		b.follow(paths...)
 		b.follow()
 		b.pass(time.Minute)
-		if got := len(b.asked); got != maxFetches {
-			t.Errorf("%d requests, want %d", got, maxFetches)
+		if times, _ := b.asked(); len(times) != maxFetches {
+			t.Errorf("%d requests, want %d", len(times), maxFetches)
 		}
 	})
 }
@@ -354,18 +411,21 @@ func TestWhatIsOddIsLogged(t *testing.T) {
 			}
 			_, _ = w.Write([]byte(text))
 		})
-		b.store.Follow(map[jwt.Source]time.Duration{{Issuer: "http://10.0.0.9"}: time.Second})
+		b.store.Follow(map[jwt.Source]time.Duration{{Issuer: "http://10.0.0.9/"}: time.Second})
 		synctest.Wait()
+		if _, got := b.asked(); !slices.Equal(got, []string{"/.well-known/openid-configuration", "/keys"}) {
+			t.Errorf("asked for %q", got)
+		}
 		for _, want := range []string{"another name", "issuer=other", "kty", "keys=0"} {
 			if log := b.log.String(); !strings.Contains(log, want) {
 				t.Errorf("the log has no %q: %s", want, log)
 			}
 		}
-		if s := b.store.Status(); len(s) != 1 || s[0].Source != "issuer http://10.0.0.9" || !strings.Contains(s[0].Skipped, "kty") {
+		if s := b.store.Status(); len(s) != 1 || s[0].Source != "issuer http://10.0.0.9/" || !strings.Contains(s[0].Skipped, "kty") {
 			t.Errorf("status: %+v", s)
 		}
 		// A key set without keys is one: whose keys were in it are no longer trusted.
-		if keys := b.store.Snapshot().Keys[jwt.Source{Issuer: "http://10.0.0.9"}]; keys == nil || keys.Len() != 0 {
+		if keys := b.store.Snapshot().Keys[jwt.Source{Issuer: "http://10.0.0.9/"}]; keys == nil || keys.Len() != 0 {
 			t.Errorf("got %v, want no keys", keys)
 		}
 	})
