@@ -22,7 +22,9 @@ type dest struct {
 	dials []*dial
 }
 
-// A dial is a connection in the making, and who waits for it.
+// A dial is a connection in the making, and who waits for it: to be there, and
+// then for the peer to say how many tunnels it takes. Until it has, it is sent no
+// more than any peer may be.
 type dial struct {
 	dest    *dest
 	cancel  context.CancelFunc
@@ -49,6 +51,12 @@ const maxTries = 3
 func (d *dest) place(w *waiter) {
 	for _, c := range d.conns {
 		if c.open(w) {
+			return
+		}
+	}
+	for _, c := range d.conns {
+		if x := c.dial; x != nil && len(x.waiters)+c.h2.Active() < d.limit {
+			x.add(w)
 			return
 		}
 	}
@@ -136,10 +144,27 @@ func (x *dial) done(sock *loop.Socket, peer identity.ID, err error) {
 		return
 	}
 	c := newPoolConn(d, sock, peer)
+	c.dial = x
 	for _, w := range waiters {
 		if !c.open(w) {
 			d.place(w)
 		}
+	}
+}
+
+// endWait has then decide about those who waited for the peer to say how many
+// tunnels it takes: it has, or never will.
+func (c *poolConn) endWait(then func(*waiter)) {
+	x := c.dial
+	if x == nil {
+		return
+	}
+	c.dial = nil
+	waiters := x.waiters
+	x.waiters = nil
+	for _, w := range waiters {
+		w.dial = nil
+		then(w)
 	}
 }
 

@@ -52,9 +52,12 @@ func TestPoolWaitersShareOneDial(t *testing.T) {
 		{100, 90, 1},
 		{100, 250, 3},
 		{10, 95, 10},
+		{1000, 950, 1}, // of which 100 are sent before the server says that it takes more
+		{200, 950, 5},
 	} {
 		t.Run(fmt.Sprint(tt), func(t *testing.T) {
 			o := rigOptions{server: ServerOptions{H2: h2.Options{MaxStreams: uint32(tt.limit)}}}
+			o.pool.MaxStreams = max(100, tt.limit)
 			bothWays(t, o, func(t *testing.T, r *rig) {
 				var all []*opening
 				for range tt.tunnels {
@@ -210,9 +213,10 @@ func TestPoolPinsTheDestination(t *testing.T) {
 }
 
 // TestPoolHearsThatItsCertificateIsRefused: with TLS 1.3 the client's handshake
-// is over before the server has looked at its certificate.
+// is over before the server has looked at its certificate. Of those who wait then,
+// some have been sent and some are yet to be.
 func TestPoolHearsThatItsCertificateIsRefused(t *testing.T) {
-	bothWays(t, rigOptions{}, func(t *testing.T, r *rig) {
+	bothWays(t, rigOptions{pool: PoolOptions{MaxStreams: 1000}}, func(t *testing.T, r *rig) {
 		k := r.key()
 		k.Self.TrustDomain = "foreign.local"
 		var dials atomic.Int32
@@ -221,9 +225,18 @@ func TestPoolHearsThatItsCertificateIsRefused(t *testing.T) {
 			dials.Add(1)
 			return dial(ctx, src, dst)
 		}
-		err := r.openErr(k, "echo")
-		if !NothingSent(err) || !errors.Is(err, errEnded) {
-			t.Errorf("got %v", err)
+		var all []*opening
+		on(r.pool.o.Loop, func() {
+			for range 150 {
+				o := &opening{err: make(chan error, 1)}
+				all = append(all, o)
+				r.pool.Open(k, connectTo("echo"), nil, func(_ *Tunnel, err error) { o.err <- err })
+			}
+		})
+		for i, o := range all {
+			if err := <-o.err; !NothingSent(err) || !errors.Is(err, errEnded) {
+				t.Fatalf("tunnel %d: got %v", i, err)
+			}
 		}
 		if n := dials.Load(); n != 1 {
 			t.Errorf("dialled %d times", n)

@@ -1,6 +1,7 @@
 package hbone
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"slices"
@@ -16,6 +17,7 @@ type poolConn struct {
 	conn
 	pool *Pool
 	dest *dest
+	dial *dial // which it came by, until the peer has said how many tunnels it takes
 }
 
 // newPoolConn begins to use a connection.
@@ -115,9 +117,14 @@ func (c *poolConn) Reset(s *h2.Stream, err error) {
 		t.reset(err)
 		return
 	}
-	// Nothing of the tunnel has been sent, so it may go elsewhere, except
-	// where the peer has looked at the CONNECT and given up on it.
 	s.Value = nil
+	c.letDown(w, err)
+}
+
+// letDown says what becomes of a tunnel that has not been answered. Nothing of it
+// has been sent, so it may go elsewhere, except where the peer has looked at the
+// CONNECT and given up on it.
+func (c *poolConn) letDown(w *waiter, err error) {
 	if h2.Refused(err) || connectionOver(err) && c.settled() {
 		w.retry(err)
 		return
@@ -141,6 +148,7 @@ func (c *poolConn) Changed() {
 	c.retireIfDraining()
 	if c.settled() && !c.h2.Draining() {
 		c.dest.limit = max(1, c.h2.Available()+c.h2.Active())
+		c.endWait(c.dest.place)
 	}
 	c.dest.free(c)
 }
@@ -157,6 +165,7 @@ func (c *poolConn) retireIfDraining() {
 func (c *poolConn) retire() {
 	d := c.dest
 	d.conns = slices.DeleteFunc(d.conns, func(x *poolConn) bool { return x == c })
+	c.endWait(func(w *waiter) { w.retry(ErrClosed) })
 	c.pool.settle(d)
 }
 
@@ -164,6 +173,7 @@ func (c *poolConn) retire() {
 func (c *poolConn) Closed(err error) {
 	c.closing = true
 	delete(c.pool.conns, c)
+	c.endWait(func(w *waiter) { c.letDown(w, cmp.Or(err, ErrClosed)) })
 	c.retire()
 	c.pool.o.Events.Closed(c.dest.key.Addr, c.peer, err)
 }
