@@ -277,6 +277,43 @@ func TestHandlerResetsFromWithinEvents(t *testing.T) {
 	}
 }
 
+// A user who gives up whatever ends need not know whether it has ended already.
+func TestResetOfWhatHasEndedIsNotSent(t *testing.T) {
+	for _, content := range []bool{false, true} {
+		ended := 0
+		end := func(s *Stream, end bool) {
+			if end {
+				ended++
+				s.Reset(&StreamError{Code: CodeNoError})
+			}
+		}
+		p := newPair(t, Options{}, &watch{
+			headers: func(s *Stream, _ l7.Fields, last bool) { end(s, last) },
+			data:    func(s *Stream, _ []byte, last bool) { end(s, last) },
+		}, &watch{headers: func(s *Stream, _ l7.Fields, _ bool) {
+			s.Headers(ok, !content)
+			if content {
+				s.Write([]byte("x"))
+				s.CloseWrite()
+			}
+		}})
+		p.open(toRequest, true)
+		for b := p.client.Output(); b != nil; b = p.client.Output() {
+			if err := p.server.Receive(b); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for b := p.server.Output(); b != nil; b = p.server.Output() {
+			if err := p.client.Receive(b); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if b := p.client.Output(); ended != 1 || p.client.Active() != 0 || bytes.Contains(b, []byte{0, 0, 4, typeReset}) {
+			t.Errorf("content %t: ended %d times, %d streams left, sent %x", content, ended, p.client.Active(), b)
+		}
+	}
+}
+
 // A server whose answers are not read refuses to make more of them.
 func TestServerRefusesWhileItsOutputIsClogged(t *testing.T) {
 	refused := 0

@@ -139,8 +139,15 @@ func (s *Stream) Credit(n int) {
 
 // Reset gives the stream up in both directions. The code is that of the
 // *StreamError in err, else CANCEL. The Handler is told nothing more about it.
+// Of a stream that has ended in both, as within the event that says so, the peer
+// is told nothing: nothing may be sent on it (RFC 9113, section 5.1), and peers
+// take offence at many resets.
 func (s *Stream) Reset(err error) {
 	if s.dead {
+		return
+	}
+	if s.inEnd && s.outEnd {
+		s.finish()
 		return
 	}
 	code := CodeCancel
