@@ -41,6 +41,8 @@
 // [Set.Explain] says why: which policies apply, and of a rule that does not match
 // what was wanted and what was there. [Set.Brief] says it in a line.
 //
+// Package lint finds policies that do not do what they seem to.
+//
 // Nothing here asks an authorizer, fetches a key or blocks: [Set.Check] and
 // [Set.Ask] say whom to ask. See package rego for OPA, which serves as the oracle
 // of this package's tests.

@@ -149,3 +149,55 @@ func brackets(s string) (names []string, err error) {
 	}
 	return names, nil
 }
+
+// A Field is a field of a rule, or the values of a condition, as a policy has it.
+type Field struct {
+	Path   string // spec.rules[0].from[1].source.notPrincipals
+	Rule   int
+	Name   string // principals, or of a condition its key
+	Values []string
+	Not    bool // none of Values may match
+
+	HTTP  bool // only a request has what it asks for
+	Token bool // only a request with a valid JWT
+	Node  bool // the node tunnel enforces it
+}
+
+// Fields returns the fields of p that have values, in the order in which they
+// are written.
+func (p *Policy) Fields() (out []Field) {
+	for i := range p.Rules {
+		r := &p.Rules[i]
+		at := fmt.Sprintf("spec.rules[%d]", i)
+		for j := range r.From {
+			out = exported(out, i, fmt.Sprintf("%s.from[%d].source", at, j), r.From[j].fields())
+		}
+		for j := range r.To {
+			out = exported(out, i, fmt.Sprintf("%s.to[%d].operation", at, j), r.To[j].fields())
+		}
+		for j := range r.When {
+			if f, err := r.When[j].field(); err == nil {
+				out = exported(out, i, fmt.Sprintf("%s.when[%d]", at, j), []field{f})
+			}
+		}
+	}
+	return out
+}
+
+// exported appends the fields at a place that have values.
+func exported(out []Field, rule int, at string, fields []field) []Field {
+	for _, f := range fields {
+		x := Field{Path: at + "." + f.name, Rule: rule, Name: f.name, Values: f.values, HTTP: f.kind.http(), Token: f.kind.token(), Node: node.sees(f)}
+		if f.condition {
+			x.Name = f.key
+		}
+		if len(x.Values) > 0 {
+			out = append(out, x)
+		}
+		x.Path, x.Values, x.Not = at+"."+f.notName(), f.notValues, true
+		if len(x.Values) > 0 {
+			out = append(out, x)
+		}
+	}
+	return out
+}

@@ -7,6 +7,14 @@ import (
 	"github.com/waystone-mesh/waystone/internal/identity"
 )
 
+// Constant reports whether e is the same for every Input, and what.
+func (e *Expr) Constant() (value, ok bool) {
+	if e == nil || e.op == opNever {
+		return false, true
+	}
+	return true, e.op == opAlways
+}
+
 // Implies reports whether other holds for every Input that e holds for. It may
 // say no where it does not see it, and is right when it says yes.
 func (e *Expr) Implies(other *Expr) bool {

@@ -138,6 +138,11 @@ func TestImplies(t *testing.T) {
 			t.Errorf("%s implies %s: got %t", tt.a, tt.b, got)
 		}
 	}
+	for x, want := range map[*authz.Expr][2]bool{nil: {false, true}, authz.Never(""): {false, true}, authz.Always(""): {true, true}, method("GET"): {true, false}} {
+		if value, ok := x.Constant(); ok != want[1] || ok && value != want[0] {
+			t.Errorf("%s: got %t, %t", x, value, ok)
+		}
+	}
 	for _, tt := range []struct {
 		x    *authz.Expr
 		want bool

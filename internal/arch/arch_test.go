@@ -43,6 +43,7 @@ var imports = map[string]string{
 	"authz/rbac":      "authz internal/identity internal/l7 internal/mesh",
 	"authz/rego":      "authz internal/extauthz internal/identity internal/l7 internal/mesh",
 	"authz/authztest": "authz internal/identity internal/l7",
+	"authz/lint":      "authz internal/identity",
 	"authz/jwt":       "authz internal/l7 internal/mesh",
 	"routing":         "internal/l7 internal/mesh",
 	"telemetry":       "internal/identity internal/mesh",
