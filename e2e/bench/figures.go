@@ -55,9 +55,9 @@ type course struct {
 	do      func(context.Context, *running) ([]float64, error) // a value for each figure
 }
 
-// run returns the figures with the values added. A system that fails, or is not
-// there, has none; unless it is not there, that is a problem.
-func (c *course) run(ctx context.Context, t *tester, figures ...figure) ([]figure, error) {
+// run returns a probe's figures with the values added. A system that fails, or is
+// not there, has none; unless it is not there, that is a problem.
+func (c *course) run(ctx context.Context, t *tester, about string, figures ...figure) ([]figure, error) {
 	for round := range c.rounds {
 		for i := range c.systems {
 			x := c.systems[(i+round)%len(c.systems)]
@@ -72,7 +72,7 @@ func (c *course) run(ctx context.Context, t *tester, figures ...figure) ([]figur
 				figures[i].put(x.name, values, i, err)
 			}
 			if err != nil && x.missing() == "" {
-				t.problem("%s, %s, round %d: %v", figures[0].Name, x.name, round+1, err)
+				t.problem(about, "%s, round %d: %v", x.name, round+1, err)
 			}
 		}
 	}

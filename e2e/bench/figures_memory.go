@@ -31,7 +31,7 @@ func probeIdle(ctx context.Context, t *tester) ([]figure, error) {
 		bytes, err := memoryOf(ctx, r)
 		return bytes / mib, err
 	})
-	return c.run(ctx, t, newFigure("idle", "MiB", "Anonymous memory of an idle waypoint"))
+	return c.run(ctx, t, "idle", newFigure("idle", "MiB", "Anonymous memory of an idle waypoint"))
 }
 
 // probeIdleTunnels is the memory of 10,000 tunnels that have had one request each
@@ -42,12 +42,12 @@ func probeIdleTunnels(ctx context.Context, t *tester) ([]figure, error) {
 	e := t.env.with(1)
 	e.args = []string{"--max-streams", "1000", "--pool-max-streams", "1000"} // by default 200 and 100
 	c := course{e: e, rounds: t.memoryRounds(), systems: []system{waystoneWaypoint(e)}, do: one(t.idleTunnels(e, 10))}
-	figures, err := c.run(ctx, t, f)
+	figures, err := c.run(ctx, t, "idle-tunnels", f)
 	if err != nil {
 		return nil, err
 	}
 	c = course{e: e, rounds: t.memoryRounds(), systems: []system{envoyWaypoint()}, do: one(t.idleTunnels(e, 100))}
-	return c.run(ctx, t, figures...)
+	return c.run(ctx, t, "idle-tunnels", figures...)
 }
 
 func (t *tester) idleTunnels(e *env, conns int) func(context.Context, *running) (float64, error) {
@@ -80,7 +80,7 @@ func probeTunnelMemory(ctx context.Context, t *tester) ([]figure, error) {
 		}
 		return m.most() / mib, nil
 	})
-	return c.run(ctx, t, newFigure("tunnel-memory", "MiB",
+	return c.run(ctx, t, "tunnel-memory", newFigure("tunnel-memory", "MiB",
 		"Anonymous memory of a node tunnel, the larger of two, at its highest under 1,000 requests/s of 1 KiB on 64 connections"))
 }
 
@@ -99,7 +99,7 @@ func probeSlowReaders(ctx context.Context, t *tester) ([]figure, error) {
 		}
 		return m.most() / mib, nil
 	})
-	return c.run(ctx, t, newFigure("slow-readers", "MiB",
+	return c.run(ctx, t, "slow-readers", newFigure("slow-readers", "MiB",
 		"Anonymous memory at its highest, while 100 tunnels on 10 connections read 64 KiB/s each of a response of 1 GiB"))
 }
 

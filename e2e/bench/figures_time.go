@@ -21,7 +21,7 @@ func probeStart(ctx context.Context, t *tester) ([]figure, error) {
 	c.do = one(func(_ context.Context, r *running) (float64, error) {
 		return float64(r.took) / float64(time.Millisecond), nil
 	})
-	return c.run(ctx, t, newFigure("start", "ms", "From the start of the process until it is ready, with 100 services in a file"))
+	return c.run(ctx, t, "start", newFigure("start", "ms", "From the start of the process until it is ready, with 100 services in a file"))
 }
 
 // bare is TCP and crypto/tls with the same certificates.
@@ -89,7 +89,7 @@ func probeFairness(ctx context.Context, t *tester) ([]figure, error) {
 		}
 		return []float64{beside.Latency.P99, alone.Latency.P99, float64(sent.BytesSent) / mib}, nil
 	}
-	return c.run(ctx, t,
+	return c.run(ctx, t, "fairness",
 		newFigure("fairness-beside", "µs", "p99 of 63 connections with 1,000 small requests/s in all, while another sends 64 MiB after 64 MiB"),
 		newFigure("fairness-alone", "µs", "The same while no other does"),
 		newFigure("fairness-sent", "MiB", "What the other has sent meanwhile"))

@@ -108,11 +108,15 @@ func bench(ctx context.Context, args []string) error {
 	store := results{dir: c.out}
 	if c.only != nil {
 		if old, err := store.read(); err == nil {
-			t.report.keep(old)
+			t.report.keep(old, c.wants)
 		}
 	}
-	err = t.all(ctx, c)
-	return errors.Join(err, e.close(), store.write(t.report), t.verdict())
+	if err := errors.Join(t.all(ctx, c), e.close()); ctx.Err() != nil {
+		return errors.Join(errors.New("interrupted: nothing is written"), err)
+	} else if err != nil {
+		t.problem("everything", "%v", err)
+	}
+	return errors.Join(store.write(t.report), t.verdict())
 }
 
 // render1 writes a page from numbers that there are.
@@ -132,7 +136,7 @@ func render1(path string) error {
 func newReport(t *tester) *report {
 	r := &report{
 		Date: time.Now().UTC().Truncate(time.Second), Commit: "unknown", Machine: thisMachine(), Options: t.o,
-		Versions: map[string]string{}, Lacks: map[string]string{}, Problems: []string{},
+		Versions: map[string]string{}, Lacks: map[string]string{}, Problems: []problem{},
 	}
 	if text, err := run("git", "-C", t.root, "describe", "--always", "--dirty"); err == nil {
 		r.Commit = strings.TrimSpace(text)
@@ -165,7 +169,7 @@ func (t *tester) all(ctx context.Context, c *command) error {
 			return ctx.Err()
 		}
 		if err != nil {
-			t.problem("%s: %v", s.name, err)
+			t.problem(s.name, "%v", err)
 		}
 		p.done += s.takes
 	}

@@ -136,7 +136,7 @@ func correctness(r *report) string {
 	}
 	fmt.Fprintf(&b, "\n**%d problems:**\n\n", len(r.Problems))
 	for _, problem := range r.Problems {
-		fmt.Fprintf(&b, "- %s\n", oneLine(problem))
+		fmt.Fprintf(&b, "- %s\n", oneLine(problem.String()))
 	}
 	return b.String()
 }

@@ -115,7 +115,11 @@ func TestDigits(t *testing.T) {
 func TestKeepAndPut(t *testing.T) {
 	old := testReport(t)
 	r := &report{Date: old.Date.AddDate(0, 0, 1), Commit: "new", Versions: map[string]string{}, Lacks: map[string]string{}}
-	r.keep(old)
+	old.Problems = append(old.Problems, problem{"idle", "a leak"})
+	r.keep(old, func(name string) bool { return name == "idle" })
+	if len(r.Problems) != 1 || r.Problems[0].About != "get-0-closed" {
+		t.Errorf("problems: %v", r.Problems)
+	}
 	r.put(measured{Name: "get-0-1k"})
 	r.put(measured{Name: "get-0-closed", Title: "anew"})
 	r.add(figure{Name: "idle"})

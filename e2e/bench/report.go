@@ -23,8 +23,16 @@ type report struct {
 	Scenarios []measured        `json:"scenarios"`
 	Figures   []figure          `json:"figures"`
 	Checked   checked           `json:"checked"`
-	Problems  []string          `json:"problems"` // unexpected answers, leaks, deaths
+	Problems  []problem         `json:"problems"`
 }
+
+// A problem is an unexpected answer, a leak, a death.
+type problem struct {
+	About string `json:"about"` // the scenario or the probe
+	Text  string `json:"text"`
+}
+
+func (p problem) String() string { return p.About + ": " + p.Text }
 
 // options are what a run was told.
 type options struct {
@@ -63,7 +71,8 @@ type measuredOne struct {
 	// Per request, from a round of their own. Nil: not counted.
 	Calls     callsOf  `json:"calls,omitempty"`
 	NotCalled string   `json:"notCalled,omitempty"` // why Calls is nil
-	Allocs    *float64 `json:"allocs,omitempty"`    // of ours
+	Allocs    *float64 `json:"allocs,omitempty"`    // objects that ours allocates
+	Moves     *float64 `json:"moves,omitempty"`     // reads and writes on connections, as the loops of ours count them
 }
 
 // of returns what a system's part was, or nil.
@@ -110,9 +119,11 @@ func (r *report) figure(name string) *figure {
 	return nil
 }
 
-// keep takes over what an older report has found.
-func (r *report) keep(old *report) {
+// keep takes over what an older report has found, except for the problems of what
+// is measured anew.
+func (r *report) keep(old *report, anew func(name string) bool) {
 	r.Scenarios, r.Figures = old.Scenarios, old.Figures
+	r.Problems = slices.DeleteFunc(old.Problems, func(p problem) bool { return anew(p.About) })
 	maps.Copy(r.Versions, old.Versions)
 	maps.Copy(r.Lacks, old.Lacks)
 }

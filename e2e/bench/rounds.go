@@ -67,15 +67,15 @@ func (t *tester) run(ctx context.Context, s *scenario) (m measured, err error) {
 		}
 	}
 	for _, l := range lanes {
-		if s.calls && !l.out && ctx.Err() == nil {
-			l.failed = t.count(ctx, e, s, l)
+		if s.calls && !l.out {
+			t.count(ctx, e, s, l)
 		}
 		if err := wantNoLeaks(ctx, l.running, l.before); err != nil && ctx.Err() == nil {
-			t.problem("%s, %s: %v", s.name, l.name, err)
+			t.problem(s.name, "%s: %v", l.name, err)
 		}
 		t.report.Checked.Systems++
 		if err := l.running.stop(); err != nil {
-			t.problem("%s, %s: %v", s.name, l.name, err)
+			t.problem(s.name, "%s: %v", l.name, err)
 		}
 		if l.out {
 			m.Failed[l.name] = l.failed.Error()
@@ -98,12 +98,12 @@ func (t *tester) start(ctx context.Context, e *env, s *scenario, m *measured) (l
 		running, err := x.start(ctx, e)
 		if err != nil {
 			m.Failed[x.name] = err.Error()
-			t.problem("%s, %s: %v", s.name, x.name, err)
+			t.problem(s.name, "%s: %v", x.name, err)
 			continue
 		}
 		l := &lane{system: x, running: running, one: measuredOne{Name: x.name}}
 		if l.before, err = footprintOf(running); err != nil {
-			t.problem("%s, %s: %v", s.name, x.name, err)
+			t.problem(s.name, "%s: %v", x.name, err)
 		}
 		lanes = append(lanes, l)
 	}
@@ -120,10 +120,11 @@ func (t *tester) note(x system) {
 	}
 }
 
-func (t *tester) problem(format string, args ...any) {
-	text := fmt.Sprintf(format, args...)
-	t.report.Problems = append(t.report.Problems, text)
-	t.say("PROBLEM: %s", text)
+// problem notes what was not as it should be, with a scenario or a probe.
+func (t *tester) problem(about, format string, args ...any) {
+	p := problem{about, fmt.Sprintf(format, args...)}
+	t.report.Problems = append(t.report.Problems, p)
+	t.say("PROBLEM: %s", p)
 }
 
 // round is one round of one system. What went wrong is told, and the round does
@@ -138,14 +139,14 @@ func (t *tester) round(ctx context.Context, e *env, s *scenario, l *lane, round 
 		return ctx.Err()
 	}
 	if err != nil {
-		t.problem("%s, %s, round %d: %v", s.name, l.name, round, err)
+		t.problem(s.name, "%s, round %d: %v", l.name, round, err)
 		l.out = l.failed != nil
 		return err
 	}
 	x := sampleOf(res, m)
 	x.Round = round
 	if x.Late > 0 && l.name == ours {
-		t.problem("%s, %s, round %d: %d requests were not answered in time", s.name, l.name, round, x.Late)
+		t.problem(s.name, "%s, round %d: %d requests were not answered in time", l.name, round, x.Late)
 	}
 	l.one.Samples = append(l.one.Samples, x)
 	return nil

@@ -9,21 +9,19 @@ import (
 	"time"
 )
 
-func TestAllocationsOf(t *testing.T) {
-	look := func(objects, requests float64) map[string]float64 {
-		return map[string]float64{allocatedObjects: objects, servedRequests: requests}
+func TestPerRequest(t *testing.T) {
+	at := func(objects, reads, writes, requests float64) look {
+		return look{allocatedObjects: objects, loopReads: reads, loopWrites: writes, servedRequests: requests}
 	}
-	// A look allocates 100; 2,000 requests allocate 500 more than that.
-	got, ok := allocationsOf([4]map[string]float64{look(1000, 0), look(1100, 0), look(5000, 1000), look(5600, 3000)})
-	if !ok || got != 0.25 {
-		t.Errorf("got %v, %v, want 0.25", got, ok)
+	// A look allocates 100, at first more; 2,000 requests allocate 500 more than that.
+	looks := [5]look{at(1000, 10, 10, 0), at(9000, 11, 11, 0), at(9100, 12, 11, 0), at(15000, 5000, 6000, 1000), at(15600, 9001, 9000, 3000)}
+	objects, moves := perRequest(looks)
+	if objects == nil || *objects != 0.25 || moves == nil || *moves != 3.5 {
+		t.Errorf("got %v, %v, want 0.25, 3.5", objects, moves)
 	}
-	if _, ok := allocationsOf([4]map[string]float64{look(1, 1), look(2, 1), look(3, 1), look(4, 1)}); ok {
+	looks[4] = looks[3]
+	if objects, moves := perRequest(looks); objects != nil || moves != nil {
 		t.Error("there were no requests")
-	}
-	none := map[string]float64{servedRequests: 7}
-	if _, ok := allocationsOf([4]map[string]float64{{}, {}, {}, none}); ok {
-		t.Error("no objects are counted")
 	}
 }
 
