@@ -44,17 +44,17 @@ func TestSampleOf(t *testing.T) {
 	m := &meter{all: []reading{
 		{at(0), []float64{0, 0, 0, 0, 0, 0, 0}, 90},
 		{at(0.5), []float64{1, 1, 0, 100, 10, 1, 0}, 50},
-		{at(1.5), []float64{2, 2, 1, 200, 20, 3, 1000}, 60},
-		{at(2.9), []float64{4, 3, 2, 300, 30, 4, 3800}, 70},
-		{at(3.1), []float64{5, 4, 3, 400, 40, 4, 4000}, 30},
+		{at(1.5), []float64{2, 2, 0.5, 200, 20, 3, 1000}, 60},
+		{at(2.9), []float64{4, 3, 1, 300, 30, 4, 3800}, 70},
+		{at(3.1), []float64{5, 4, 1.5, 400, 40, 4, 4000}, 30},
 		{at(9), []float64{9, 9, 9, 900, 90, 9, 9000}, 99},
 	}}
 	res := &result{Start: at(1), Seconds: 2, Requests: 1000, Rate: 500, BytesSent: 1e9, BytesReceived: 2e9, CPUSeconds: 0.004}
 	res.Latency.P50, res.Latency.P99 = 11, 22
-	// At 1 s: 1.5, 1.5, 0.5, 150, 15, 2, 500; at 3 s: 4.5, 3.5, 2.5, 350, 35, 4, 3900.
+	// At 1 s: 1.5, 1.5, 0.25, 150, 15, 2, 500; at 3 s: 4.5, 3.5, 1.25, 350, 35, 4, 3900.
 	got := sampleOf(res, m)
 	want := sample{
-		Requests: 1000, Rate: 500, CPU: 3000, User: 1500, Kernel: 1500, CPUPerGB: 1,
+		Requests: 1000, Rate: 500, CPU: 3000, User: 2000, Kernel: 1000, CPUPerGB: 1,
 		Waits: 0.2, Preempted: 0.02, Faults: 0.002, Memory: 70, P50: 11, P99: 22, Generator: 4,
 	}
 	for _, x := range []struct {
