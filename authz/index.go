@@ -25,8 +25,15 @@ func (l *list) add(e *Entry, x *Expr) {
 	}
 }
 
-// first returns the first entry that matches, or nil.
+// first returns the first entry that matches, or nil. Most lists are empty.
 func (l *list) first(f *facts) *Entry {
+	if len(l.items) == 0 {
+		return nil
+	}
+	return l.find(f)
+}
+
+func (l *list) find(f *facts) *Entry {
 	if l.index == nil || f.odd() {
 		for i := range l.items {
 			if l.items[i].expr.match(f) {

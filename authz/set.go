@@ -192,31 +192,42 @@ func blanks(s string) string { return strings.Join(strings.Fields(s), "_") }
 // Check gives the verdict on in: see the table in the package comment. If a
 // provider must be asked, that is all it says. It allocates nothing and keeps
 // nothing of in.
-func (s *Set) Check(in *Input) Verdict { return s.check(in, true) }
+func (s *Set) Check(in *Input) (v Verdict) {
+	s.check(in, true, &v)
+	return v
+}
 
 // Decide gives the verdict on in as Check does once every provider that must be
 // asked has said yes: whoever calls it has seen to that by Ask.
-func (s *Set) Decide(in *Input) Verdict { return s.check(in, false) }
+func (s *Set) Decide(in *Input) (v Verdict) {
+	s.check(in, false, &v)
+	return v
+}
 
-func (s *Set) check(in *Input, ask bool) Verdict {
+func (s *Set) check(in *Input, ask bool, v *Verdict) {
+	v.Rule = -1
 	if s == nil {
-		return Verdict{Allowed: true, Rule: -1}
+		v.Allowed = true
+		return
 	}
 	if s.closed != "" {
-		return Verdict{Rule: -1, details: s.closed}
+		v.details = s.closed
+		return
 	}
 	d := s.of(in)
 	var f facts
 	f.read(in)
 	if e := d.refuse.first(&f); e != nil {
-		return e.verdict()
+		v.refuse(e)
+		return
 	}
 	if ask && d.custom != nil {
-		if q := d.question(&f, nil); q != nil {
-			return Verdict{Policy: q.Policy, Rule: q.Rule, Ask: q, details: q.entry.denied}
+		if v.Ask = d.question(&f, nil); v.Ask != nil {
+			v.refuse(v.Ask.entry)
+			return
 		}
 	}
-	return d.decide(&f)
+	d.decide(&f, v)
 }
 
 // of returns the decider for in.
@@ -227,30 +238,28 @@ func (s *Set) of(in *Input) *decider {
 	return &s.opaque
 }
 
-// verdict returns that of an entry that matches, and refuses by it.
-func (e *Entry) verdict() Verdict { return Verdict{Policy: e.Policy, Rule: e.Rule, details: e.denied} }
+// refuse has v refuse by an entry that matches.
+func (v *Verdict) refuse(e *Entry) { v.Policy, v.Rule, v.details = e.Policy, e.Rule, e.denied }
 
 // decide judges by the policies of all actions but CUSTOM.
-func (d *decider) decide(f *facts) Verdict {
-	v := Verdict{Rule: -1}
+func (d *decider) decide(f *facts, v *Verdict) {
 	v.Audit = d.audit.first(f) != nil
 	if d.dryStrict || d.dryDeny.items != nil {
 		v.DryRun = d.rehearse(f)
 	}
 	if e := d.deny.first(f); e != nil {
-		v.Policy, v.Rule, v.details = e.Policy, e.Rule, e.denied
-		return v
+		v.refuse(e)
+		return
 	}
 	if !d.restrict {
 		v.Allowed = true
-		return v
+		return
 	}
 	if e := d.allow.first(f); e != nil {
 		v.Allowed, v.Policy, v.Rule = true, e.Policy, e.Rule
-		return v
+		return
 	}
 	v.details = deniedPrefix + "none]"
-	return v
 }
 
 func (d *decider) rehearse(f *facts) (out DryRun) {
