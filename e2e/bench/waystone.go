@@ -30,6 +30,10 @@ func startWaypoint(ctx context.Context, e *env) (*running, error) {
 	if err != nil {
 		return nil, err
 	}
+	logs, err := e.directory("waystone-logs") // not where manifests are watched for
+	if err != nil {
+		return nil, err
+	}
 	m := newMesh(e)
 	config, err := render(dir, "mesh.yaml", m)
 	if err != nil {
@@ -38,8 +42,8 @@ func startWaypoint(ctx context.Context, e *env) (*running, error) {
 	r := &running{
 		connect: netip.AddrPortFrom(m.Waypoint, portHBONE).String(), transport: "hbone",
 		authority: httpAuthority, peer: "default/" + waypointAccount,
-		access: filepath.Join(dir, "access.log"),
-		said:   filepath.Join(dir, "waypoint.log"),
+		access: filepath.Join(logs, "access.log"),
+		said:   filepath.Join(logs, "waypoint.log"),
 	}
 	args := append(proxyArguments(e, config, m.Waypoint), "--gateway", "default/waypoint", "--service-account", "default/"+waypointAccount,
 		"--hbone-address", r.connect, "--access-log", r.access)
