@@ -90,7 +90,7 @@ func probeFairness(ctx context.Context, t *tester) ([]figure, error) {
 		return []float64{beside.Latency.P99, alone.Latency.P99, float64(sent.BytesSent) / mib}, nil
 	}
 	return c.run(ctx, t, "fairness",
-		newFigure("fairness-beside", "µs", "p99 of 63 connections with 1,000 small requests/s in all, while another sends 64 MiB after 64 MiB"),
+		newFigure("fairness-beside", "µs", "p99 of 63 connections with 1,000 small requests/s in all, while another sends 16 MiB after 16 MiB"),
 		newFigure("fairness-alone", "µs", "The same while no other does"),
 		newFigure("fairness-sent", "MiB", "What the other has sent meanwhile"))
 }
@@ -108,7 +108,7 @@ func (t *tester) beside(ctx context.Context, r *running) (small, large *result, 
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		large, largeErr = t.env.load(ctx, r, "--tunnels", "1", "--conns", "1", "--send", "64MiB", "--warmup", "0s",
+		large, largeErr = t.env.load(ctx, r, "--tunnels", "1", "--conns", "1", "--send", "16MiB", "--warmup", "0s",
 			"--duration", (lead + t.warmup + t.duration + lead).String())
 	}()
 	if err = pause(ctx, lead); err == nil {

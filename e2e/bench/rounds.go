@@ -77,7 +77,7 @@ func (t *tester) run(ctx context.Context, s *scenario) (m measured, err error) {
 		if err := l.running.stop(); err != nil {
 			t.problem(s.name, "%s: %v", l.name, err)
 		}
-		if l.out {
+		if l.failed != nil && (l.out || len(l.one.Samples) == 0) {
 			m.Failed[l.name] = l.failed.Error()
 		}
 		m.Systems = append(m.Systems, l.one)

@@ -68,7 +68,7 @@ func scenarios() []scenario {
 		{name: "websocket", title: "WebSocket, messages of 100 B each way, 8,000/s", rate: 8000, flags: messages + " --protocol websocket", systems: three},
 		{name: "one", title: "GET, one tunnel, closed loop", flags: "--conns 1 --tunnels 1", systems: four, calls: true, logged: true},
 		{name: "hot-2", title: "GET, 2 connections, 8,000/s, 2 loops, workers or threads", rate: 8000, flags: "--conns 2", loops: 2, systems: four, logged: true},
-		{name: "tunnel-bulk", title: "Node tunnels: 64 MiB after 64 MiB on one connection", flags: "--protocol raw --tunnels 1 --conns 1 --size 64MiB", kind: ofTunnels, calls: true, bulk: true},
+		{name: "tunnel-bulk", title: "Node tunnels: 8 MiB after 8 MiB on one connection", flags: "--protocol raw --tunnels 1 --conns 1 --size 8MiB", kind: ofTunnels, calls: true, bulk: true},
 		{name: "tunnel-ping", title: "Node tunnels: 100 B there and back on each of 64 connections, closed loop", flags: "--protocol raw --tunnels 64 --conns 64 " + messages, kind: ofTunnels, calls: true},
 	}
 	for _, group := range []struct {
