@@ -88,7 +88,7 @@ func bench(ctx context.Context, args []string) error {
 		return err
 	}
 	if c.render != "" {
-		return render1(c.render)
+		return again(c.render)
 	}
 	dir, err := os.MkdirTemp("", "waystone-bench-")
 	if err != nil {
@@ -119,8 +119,8 @@ func bench(ctx context.Context, args []string) error {
 	return errors.Join(store.write(t.report), t.verdict())
 }
 
-// render1 writes a page from numbers that there are.
-func render1(path string) error {
+// again writes a page from numbers that there are.
+func again(path string) error {
 	if filepath.Base(path) != "report.json" {
 		return errors.New("flag -render: the file must be called report.json")
 	}
@@ -129,7 +129,7 @@ func render1(path string) error {
 	if err != nil {
 		return err
 	}
-	return store.write(r)
+	return store.render(r)
 }
 
 // newReport returns an empty report about this machine.

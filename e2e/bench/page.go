@@ -150,7 +150,7 @@ func foot(r *report) string {
 			fmt.Fprintf(&b, "- %s does without: %s.\n", name, r.Lacks[name])
 		}
 	}
-	b.WriteString("\n## Again\n\n" + again)
+	b.WriteString("\n## Again\n\n" + how)
 	return b.String()
 }
 
@@ -160,7 +160,7 @@ const leftOut = `- Networks: everything is on one machine's loopback interface, 
 - Other policies, JWTs, external authorizers, tracing, retries, configuration that changes under load.
 `
 
-const again = `    make bench-peers                                        # everything, in about 25 minutes; the machine should have nothing else to do
+const how = `    make bench-peers                                        # everything, in about 25 minutes; the machine should have nothing else to do
     cd e2e && go run ./bench -only 'get-0|one'              # some of it, into the same report
     cd e2e && go run ./bench -quick -out /tmp/trial         # does it run at all?
     cd e2e && go run ./bench -render bench/results/report.json

@@ -164,13 +164,21 @@ func (s results) read() (*report, error) {
 	return r, nil
 }
 
-// write writes the numbers, and from them and from what people have written in
-// notes.md the page.
+// write writes the numbers, and the page.
 func (s results) write(r *report) error {
 	text, err := json.MarshalIndent(r, "", " ")
 	if err != nil {
 		return err
 	}
+	if err := os.MkdirAll(s.dir, 0o755); err != nil {
+		return err
+	}
+	return errors.Join(os.WriteFile(s.path("report.json"), append(text, '\n'), 0o644), s.render(r))
+}
+
+// render writes the page, from the numbers and from what people have written in
+// notes.md.
+func (s results) render(r *report) error {
 	notes, err := os.ReadFile(s.path("notes.md"))
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
@@ -179,10 +187,5 @@ func (s results) write(r *report) error {
 	if err != nil {
 		return err
 	}
-	if err := os.MkdirAll(s.dir, 0o755); err != nil {
-		return err
-	}
-	return errors.Join(
-		os.WriteFile(s.path("report.json"), append(text, '\n'), 0o644),
-		os.WriteFile(s.path("report.md"), []byte(page), 0o644))
+	return os.WriteFile(s.path("report.md"), []byte(page), 0o644)
 }

@@ -55,6 +55,16 @@ func TestTargetsOfAReport(t *testing.T) {
 	}
 }
 
+func TestFairness(t *testing.T) {
+	r := &report{Figures: []figure{
+		{Name: "fairness-beside", Values: map[string][]float64{ours: {300, 100}, direct: {400}, pump: {1}}},
+		{Name: "fairness-alone", Values: map[string][]float64{ours: {100, 100}, direct: {100}}},
+	}}
+	if got := fairness(r); got.spread != (spread{2, 1, 3}) || got.remark != "no waypoint: 4. " {
+		t.Errorf("got %+v", got)
+	}
+}
+
 func TestMet(t *testing.T) {
 	most, least := target{limit: 0.35}, target{limit: 0.9, least: true}
 	if !most.met(0.35) || most.met(0.3501) || !least.met(0.9) || least.met(0.8999) {
