@@ -40,7 +40,11 @@ func (s *state) gatewayChanged(k mesh.Key) {
 
 // authzOptions returns how policies are compiled for this view.
 func (s *state) authzOptions() authz.Options {
-	return authz.Options{TrustDomain: s.options.TrustDomain, Aliases: s.options.Aliases, RootNamespace: s.options.RootNamespace, L4: !s.waypoint()}
+	return authz.Options{
+		TrustDomain: s.options.TrustDomain, Aliases: s.options.Aliases, RootNamespace: s.options.RootNamespace,
+		NoTokens: true, // the waypoint verifies none yet
+		L4:       !s.waypoint(),
+	}
 }
 
 func (s *state) putPolicy(p *authz.Policy) error {
