@@ -4,11 +4,12 @@ import (
 	"fmt"
 	"hash/crc32"
 	"math/rand/v2"
+	"sync"
 )
 
 // pattern is what all content consists of: 64 KiB that do not compress, over
 // and over. Both ends know it, so neither has to be sent what to compare with.
-var pattern = newPattern()
+var pattern = sync.OnceValue(newPattern)
 
 func newPattern() []byte {
 	p := make([]byte, 64<<10)
@@ -18,7 +19,10 @@ func newPattern() []byte {
 
 // contentAt returns content from an offset on, as much as is in one piece. It is
 // not to be changed.
-func contentAt(offset int64) []byte { return pattern[offset%int64(len(pattern)):] }
+func contentAt(offset int64) []byte {
+	p := pattern()
+	return p[offset%int64(len(p)):]
+}
 
 // content returns the first n bytes, as a slice of the caller's.
 func content(n int64) []byte {
