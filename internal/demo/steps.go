@@ -102,12 +102,20 @@ func (d *demo) told(ctx context.Context, l logFile, after int64, p pattern) stri
 	return line
 }
 
+// written is how long a line may be on its way to a log, and some: 150 ms.
+const written = 150 * time.Millisecond
+
 // goes has sleep ask for the page until the node tunnel's log says that the
 // connection went as it should, and prints the lines about it.
 func (d *demo) goes(ctx context.Context, how pattern) {
 	node := d.nodes["node-2"]
 	var after int64
 	_ = eventually(ctx, settling, func() bool {
+		select {
+		case <-time.After(written): // or the first line might be about a connection of the load's
+		case <-ctx.Done():
+			return false
+		}
 		after = node.end()
 		d.sleep.ask(ctx, http.MethodGet, page)
 		_, err := node.await(ctx, after, pattern{"proxy to"})
