@@ -1,7 +1,6 @@
 package waypoint
 
 import (
-	"strconv"
 	"time"
 
 	"github.com/waystone-mesh/waystone/internal/h2"
@@ -51,7 +50,7 @@ func (c *h2Session) Headers(s *h2.Stream, f l7.Fields, end bool) {
 	s.Value = k
 	w := c.worker
 	x := w.newExchange(c.session, k, &k.x)
-	requestFrom(&w.request, f, end)
+	h2.ReadRequest(&w.request, f, end)
 	x.begin(&w.request, end)
 }
 
@@ -88,79 +87,16 @@ func (c *h2Session) Reset(s *h2.Stream, err error) {
 func (c *h2Session) Changed()     { c.inner.Settle() }
 func (c *h2Session) Closed(error) {}
 
-// requestFrom reads the head of a request from fields that begin with the
-// pseudo-fields, which the connection has validated.
-func requestFrom(r *l7.Request, f l7.Fields, end bool) {
-	*r = l7.Request{Protocol: l7.HTTP2, Length: -1, Fields: r.Fields[:0]}
-	if end {
-		r.Length = 0
-	}
-	host := ""
-	for i := range f {
-		switch name := f[i].Name; name {
-		case ":method":
-			r.Method = f[i].Value
-		case ":scheme":
-			r.Scheme = f[i].Value
-		case ":authority":
-			r.Authority = f[i].Value
-		case ":path":
-			r.Path = f[i].Value
-		case "host":
-			host = f[i].Value
-		case "content-length":
-			if n, err := strconv.ParseInt(f[i].Value, 10, 64); err == nil {
-				r.Length = n
-			}
-			r.Fields = append(r.Fields, f[i])
-		default:
-			r.Fields = append(r.Fields, f[i])
-		}
-	}
-	if r.Authority == "" {
-		r.Authority = host
-	}
-}
-
 // Respond and what follows are client.
 func (k *h2Client) Respond(r *l7.Response, end bool) error {
 	w := k.x.session.worker
-	f := append(w.outgoing[:0], l7.Field{Name: ":status", Value: statusText(r.Status)})
-	for _, field := range r.Fields {
-		if field.Name != "content-length" {
-			f = append(f, field)
-		}
-	}
-	switch {
-	case r.Status < 200 || r.Status == 204: // RFC 9110, section 8.6
-	case r.Length > 0 || r.Length == 0 && !end:
-		f = append(f, l7.Field{Name: "content-length", Value: strconv.FormatInt(r.Length, 10)})
-	case r.Fields.Has("content-length"): // of a response to HEAD
-		f = append(f, l7.Field{Name: "content-length", Value: r.Fields.Get("content-length")})
-	}
+	f := h2.AppendResponse(w.outgoing[:0], r, end)
 	w.outgoing = f
 	k.stream.Headers(f, end)
 	if end {
 		k.answer()
 	}
 	return nil
-}
-
-// statusText is a status as a field value.
-func statusText(status int) string {
-	switch status {
-	case 200:
-		return "200"
-	case 204:
-		return "204"
-	case 304:
-		return "304"
-	case 403:
-		return "403"
-	case 404:
-		return "404"
-	}
-	return strconv.Itoa(status)
 }
 
 func (k *h2Client) Write(p []byte) int { return k.stream.Write(p) }

@@ -2,7 +2,6 @@ package waypoint
 
 import (
 	"slices"
-	"strconv"
 	"time"
 
 	"github.com/waystone-mesh/waystone/internal/flow"
@@ -100,23 +99,7 @@ func (c *h2Origin) Headers(s *h2.Stream, f l7.Fields, end bool) {
 	}
 	w := c.origin.worker
 	r := &w.response
-	*r = l7.Response{Length: -1, Fields: r.Fields[:0]}
-	for i := range f {
-		switch f[i].Name {
-		case ":status":
-			r.Status, _ = strconv.Atoi(f[i].Value)
-		case "content-length":
-			if n, err := strconv.ParseInt(f[i].Value, 10, 64); err == nil && !end {
-				r.Length = n
-			}
-			r.Fields = append(r.Fields, f[i])
-		default:
-			r.Fields = append(r.Fields, f[i])
-		}
-	}
-	if end {
-		r.Length = 0
-	}
+	h2.ReadResponse(r, f, end)
 	u.answered = r.Status >= 200
 	x.upstreamHead(r, end)
 }
@@ -175,21 +158,7 @@ func of(s *h2.Stream) (*h2Upstream, *exchange) {
 // Request and what follows are upstream.
 func (u *h2Upstream) Request(r *l7.Request, end bool) error {
 	w := u.conn.origin.worker
-	f := append(w.outgoing[:0],
-		l7.Field{Name: ":method", Value: r.Method},
-		l7.Field{Name: ":scheme", Value: schemeOf(r)},
-		l7.Field{Name: ":path", Value: r.Path})
-	if r.Authority != "" {
-		f = append(f, l7.Field{Name: ":authority", Value: r.Authority})
-	}
-	for _, field := range r.Fields {
-		if field.Name != "content-length" {
-			f = append(f, field)
-		}
-	}
-	if r.Length > 0 {
-		f = append(f, l7.Field{Name: "content-length", Value: strconv.FormatInt(r.Length, 10)})
-	}
+	f := h2.AppendRequest(w.outgoing[:0], r)
 	w.outgoing = f
 	s, err := u.conn.inner.Open(f, end)
 	if err != nil {
@@ -221,11 +190,4 @@ func (u *h2Upstream) release(whole bool) {
 	if !whole && u.stream != nil {
 		u.stream.Reset(&h2.StreamError{Code: h2.CodeNoError})
 	}
-}
-
-func schemeOf(r *l7.Request) string {
-	if r.Scheme == "" {
-		return "http"
-	}
-	return r.Scheme
 }

@@ -1,8 +1,6 @@
 package main
 
 import (
-	"strconv"
-
 	"github.com/waystone-mesh/waystone/internal/h1"
 	"github.com/waystone-mesh/waystone/internal/h2"
 	"github.com/waystone-mesh/waystone/internal/l7"
@@ -32,7 +30,8 @@ func (c *h2Client) Headers(s *h2.Stream, f l7.Fields, end bool) {
 	}
 	x := c.w.newExchange()
 	x.from, x.stream, x.client, s.Value = c, s, (*h2Answer)(x), x
-	x.begin(c.w.requestFrom(f, end), end, c.sock.RemoteAddr())
+	h2.ReadRequest(&c.w.request, f, end)
+	x.begin(&c.w.request, end, c.sock.RemoteAddr())
 }
 
 func (c *h2Client) Data(s *h2.Stream, p []byte, end bool) {
@@ -69,49 +68,13 @@ func (c *h2Client) Changed() {
 
 func (c *h2Client) Closed(error) { delete(c.w.clients, c) }
 
-// requestFrom reads a head from fields that begin with the pseudo-fields.
-func (w *worker) requestFrom(f l7.Fields, end bool) *l7.Request {
-	r := &w.request
-	*r = l7.Request{Protocol: l7.HTTP2, Length: -1, Fields: r.Fields[:0]}
-	if end {
-		r.Length = 0
-	}
-	for i := range f {
-		switch f[i].Name {
-		case ":method":
-			r.Method = f[i].Value
-		case ":scheme":
-			r.Scheme = f[i].Value
-		case ":authority":
-			r.Authority = f[i].Value
-		case ":path":
-			r.Path = f[i].Value
-		case "content-length":
-			if n, err := strconv.ParseInt(f[i].Value, 10, 64); err == nil {
-				r.Length = n
-			}
-		default:
-			r.Fields = append(r.Fields, f[i])
-		}
-	}
-	return r
-}
-
 // An h2Answer is an exchange as the answer to an HTTP/2 client.
 type h2Answer exchange
 
 // Respond and what follows are client.
 func (x *h2Answer) Respond(r *l7.Response, end bool) error {
 	w := x.w
-	f := append(w.outgoing[:0], l7.Field{Name: ":status", Value: statusText(r.Status)})
-	for _, field := range r.Fields {
-		if field.Name != "content-length" {
-			f = append(f, field)
-		}
-	}
-	if r.Length > 0 {
-		f = append(f, l7.Field{Name: "content-length", Value: strconv.FormatInt(r.Length, 10)})
-	}
+	f := h2.AppendResponse(w.outgoing[:0], r, end)
 	w.outgoing = f
 	x.stream.Headers(f, end)
 	x.stop(end)
@@ -135,13 +98,6 @@ func (x *h2Answer) End(trailers l7.Fields) {
 
 func (x *h2Answer) Abort(err error) {
 	x.stream.Reset(&h2.StreamError{Code: h2.CodeInternal, Cause: err})
-}
-
-func statusText(status int) string {
-	if status == 200 {
-		return "200"
-	}
-	return strconv.Itoa(status)
 }
 
 // An h1Client is a client's HTTP/1.1 connection.

@@ -2,7 +2,6 @@ package main
 
 import (
 	"slices"
-	"strconv"
 
 	"github.com/waystone-mesh/waystone/internal/h1"
 	"github.com/waystone-mesh/waystone/internal/h2"
@@ -33,7 +32,8 @@ func (o *h2Origin) Headers(s *h2.Stream, f l7.Fields, end bool) {
 	case x.responded:
 		x.upstreamEnd(f)
 	default:
-		x.upstreamHead(o.w.responseFrom(f, end), end)
+		h2.ReadResponse(&o.w.response, f, end)
+		x.upstreamHead(&o.w.response, end)
 	}
 }
 
@@ -76,46 +76,14 @@ func (o *h2Origin) Closed(error) {
 	}
 }
 
-func (w *worker) responseFrom(f l7.Fields, end bool) *l7.Response {
-	r := &w.response
-	*r = l7.Response{Length: -1, Fields: r.Fields[:0]}
-	if end {
-		r.Length = 0
-	}
-	for i := range f {
-		switch f[i].Name {
-		case ":status":
-			r.Status, _ = strconv.Atoi(f[i].Value) // the connection has validated it
-		case "content-length":
-			if n, err := strconv.ParseInt(f[i].Value, 10, 64); err == nil && !end {
-				r.Length = n
-			}
-		default:
-			r.Fields = append(r.Fields, f[i])
-		}
-	}
-	return r
-}
-
 // An h2Ask is an exchange as a request to an HTTP/2 server.
 type h2Ask exchange
 
 // Request and what follows are upstream.
 func (x *h2Ask) Request(e *exchange, end bool) error {
 	r, w := &x.req, x.w
-	f := append(w.outgoing[:0],
-		l7.Field{Name: ":method", Value: r.Method},
-		l7.Field{Name: ":scheme", Value: "https"},
-		l7.Field{Name: ":path", Value: r.Path},
-		l7.Field{Name: ":authority", Value: r.Authority})
-	for _, field := range r.Fields {
-		if field.Name != "content-length" {
-			f = append(f, field)
-		}
-	}
-	if r.Length > 0 {
-		f = append(f, l7.Field{Name: "content-length", Value: strconv.FormatInt(r.Length, 10)})
-	}
+	r.Scheme = "https"
+	f := h2.AppendRequest(w.outgoing[:0], r)
 	w.outgoing = f
 	s, err := x.origin.conn.Open(f, end)
 	if err != nil {
