@@ -1,17 +1,38 @@
 package telemetry
 
 import (
+	"fmt"
 	"net/netip"
+	"slices"
 	"strconv"
 	"time"
 )
 
 // An accessLog is a waypoint's: one line for each exchange and each opaque
-// tunnel, Istio's default in either of its encodings.
+// tunnel, Istio's default in either of its encodings, and after that the keys
+// that were asked for.
 type accessLog struct {
 	out    *Writer
 	text   bool
 	legacy bool // the client's address as Istio 1.18 printed it
+	keys   []accessKey
+
+	explains, traces bool // one of keys tells of it
+}
+
+// newAccessLog returns the access log that o asks for, or nil.
+func newAccessLog(o *Options) (*accessLog, error) {
+	keys, err := keysOf(o.Keys)
+	if err != nil {
+		return nil, fmt.Errorf("access log: %w", err)
+	}
+	if o.AccessLog == nil {
+		return nil, nil
+	}
+	return &accessLog{
+		out: o.AccessLog, text: o.Text, legacy: o.LegacyAddresses, keys: keys,
+		explains: slices.Contains(o.Keys, explanationKey), traces: slices.Contains(o.Keys, traceKey),
+	}, nil
 }
 
 // accessKeys are the keys of the JSON line, in their order.
@@ -30,35 +51,35 @@ var accessKeys = [...]string{
 const internalAddress = "envoy://internal_client_address/"
 
 // http writes the line of an exchange.
-func (l *accessLog) http(rec *HTTP) {
-	if l.text {
-		l.write(func(b []byte) []byte { return l.appendText(b, &rec.Ends, &rec.Outcome, rec) })
-		return
-	}
-	l.write(func(b []byte) []byte { return l.appendJSON(b, &rec.Ends, &rec.Outcome, rec) })
-}
+func (l *accessLog) http(rec *HTTP) { l.write(logged{&rec.Ends, &rec.Outcome, rec, nil}) }
 
 // tcp writes the line of an opaque tunnel.
-func (l *accessLog) tcp(rec *TCP) {
-	if l.text {
-		l.write(func(b []byte) []byte { return l.appendText(b, &rec.Ends, &rec.Outcome, nil) })
-		return
-	}
-	l.write(func(b []byte) []byte { return l.appendJSON(b, &rec.Ends, &rec.Outcome, nil) })
-}
+func (l *accessLog) tcp(rec *TCP) { l.write(logged{&rec.Ends, &rec.Outcome, nil, rec}) }
 
-func (l *accessLog) write(appendTo func([]byte) []byte) {
-	line := newLine(!l.text)
-	line.b = appendTo(line.b)
-	line.send(l.out)
+func (l *accessLog) write(r logged) {
+	b := newLine(!l.text)
+	if l.text {
+		b.b = l.appendText(b.b, r.Ends, r.Outcome, r.http)
+	} else {
+		b.b = l.appendJSON(b.b, r.Ends, r.Outcome, r.http)
+	}
+	for i := range l.keys {
+		b.key(l.keys[i].name)
+		l.keys[i].value(b, r)
+	}
+	if !l.text {
+		b.b = append(b.b, '}')
+	}
+	b.b = append(b.b, '\n')
+	b.send(l.out)
 }
 
 // noHTTP is the HTTP part of what is not HTTP: every string of it is null.
 var noHTTP HTTP
 
-// appendJSON appends the line of h, or of a connection when h is nil. It is
-// written out, field by field: a table of functions would read better and cost
-// twice as much.
+// appendJSON appends the line of h, or of a connection when h is nil, up to where
+// further keys go. It is written out, field by field: a table of functions would
+// read better and cost twice as much.
 func (l *accessLog) appendJSON(b []byte, e *Ends, o *Outcome, h *HTTP) []byte {
 	proto := "http"
 	if h == nil {
@@ -111,11 +132,10 @@ func (l *accessLog) appendJSON(b []byte, e *Ends, o *Outcome, h *HTTP) []byte {
 	b = append(b, `,"route_name":`...)
 	b = appendOrNull(b, o.RouteName)
 	b = append(b, `,"upstream_transport_failure_reason":`...)
-	b = appendOrNull(b, o.TransportFailure)
-	return append(b, "}\n"...)
+	return appendOrNull(b, o.TransportFailure)
 }
 
-// appendText appends the default line of text, which Kiali reads.
+// appendText appends the default line of text, which Kiali reads, up to its end.
 func (l *accessLog) appendText(b []byte, e *Ends, o *Outcome, h *HTTP) []byte {
 	proto := "http"
 	if h == nil {
@@ -146,8 +166,7 @@ func (l *accessLog) appendText(b []byte, e *Ends, o *Outcome, h *HTTP) []byte {
 	b = append(appendIf(b, e.hasLocal(), e.appendLocal), ' ')
 	b = append(appendIf(b, l.legacy || e.SourceAddr.IsValid(), func(b []byte) []byte { return l.appendRemote(b, e.SourceAddr) }), ' ')
 	b = append(appendDetails(b, o.SNI), ' ')
-	b = appendDetails(b, o.RouteName)
-	return append(b, '\n')
+	return appendDetails(b, o.RouteName)
 }
 
 // appendQuoted appends a value that needs no escaping, or null.

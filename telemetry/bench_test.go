@@ -8,9 +8,9 @@ import (
 
 // newBench returns a Telemetry that writes its access log to nowhere, and the
 // log; without one when log is false.
-func newBench(tb testing.TB, log, text bool) (*Telemetry, *Writer) {
+func newBench(tb testing.TB, log, text bool, keys ...string) (*Telemetry, *Writer) {
 	tb.Helper()
-	o := Options{Text: text, sweep: never}
+	o := Options{Text: text, Keys: keys, sweep: never}
 	if log {
 		w, err := NewWriter(WriterOptions{Output: io.Discard})
 		if err != nil {
@@ -45,6 +45,25 @@ func BenchmarkRecord(b *testing.B) {
 				t.HTTP(rec)
 			}
 			b.ReportMetric(float64(w.Dropped())/float64(b.N), "drops/op")
+		})
+	}
+	for _, v := range []struct {
+		name      string
+		log, text bool
+		keys      []string
+	}{
+		{"http/metrics/decided", false, false, nil},
+		{"http/json/decided", true, false, nil},
+		{"http/json/keys", true, false, KeyNames()},
+		{"http/text/keys", true, true, KeyNames()},
+	} {
+		b.Run(v.name, func(b *testing.B) {
+			t, _ := newBench(b, v.log, v.text, v.keys...)
+			rec := decisionCases()[0].(*HTTP)
+			b.ReportAllocs()
+			for b.Loop() {
+				t.HTTP(rec)
+			}
 		})
 	}
 	b.Run("http/json/parallel", func(b *testing.B) {
@@ -86,11 +105,16 @@ func BenchmarkRecord(b *testing.B) {
 
 func TestRecordAllocatesNothing(t *testing.T) {
 	for _, text := range []bool{false, true} {
-		tel, _ := newBench(t, true, text)
-		rec := exchange()
-		tel.HTTP(rec)
-		if got := testing.AllocsPerRun(2000, func() { tel.HTTP(rec) }); got > 0.05 {
-			t.Errorf("HTTP, text %v: %v allocations, want 0", text, got)
+		tel, _ := newBench(t, true, text, KeyNames()...)
+		for i, rec := range decisionCases() {
+			rec, ok := rec.(*HTTP)
+			if !ok {
+				continue
+			}
+			tel.HTTP(rec)
+			if got := testing.AllocsPerRun(2000, func() { tel.HTTP(rec) }); got > 0.05 {
+				t.Errorf("HTTP %d, text %v: %v allocations, want 0", i, text, got)
+			}
 		}
 		tcp := connection(ByWaypoint)
 		if got := testing.AllocsPerRun(2000, func() { tel.Open(tcp); tel.Flush(tcp); tel.Close(tcp) }); got > 0.05 {

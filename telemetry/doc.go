@@ -34,12 +34,19 @@
 //	process_*, go_*                           both
 //	waystone_config_rejected_resources        both, and the rest of Readings
 //	waystone_hbone_handshake_failures_total   both
+//	waystone_authz_denied_total               waypoint: what policy refused, by policy and rule
+//	waystone_authz_dry_run_total              waypoint: what dry-run policies would have done
+//	waystone_authz_trial_total                waypoint: what one would do in another's place
 //	waystone_loop_busy_seconds_total          both, and three more of loops
 //	waystone_log_dropped_lines_total          both
 //	waystone_telemetry_series                 both
 //	waystone_telemetry_series_overflow_total  both
 //
 // Series are bounded: see [Options.MaxSeries] and [Options.Live].
+//
+// Where no rule matched, the labels policy_namespace, policy and rule are "none".
+// The reasons of a refusal are those of [Reason]; the result of a trial is same,
+// would_allow or would_deny.
 //
 // # Logs
 //
@@ -51,9 +58,34 @@
 //	              lines that ztunnel wrote in ambient's first year
 //	everything    what the programs say about themselves: [Log]
 //
+// The access log may have further keys, after its own and in the order in which
+// [Options.Keys] names them; in text they are columns of the form key=value. What
+// is not known is null, or "-" in text.
+//
+//	source_principal        the client's identity: spiffe://…
+//	source_workload         what owns the client's pod
+//	source_namespace        the client's, of its identity if it has one
+//	destination_workload    what owns the pod of the endpoint that was chosen
+//	destination_namespace   its namespace
+//	destination_principal   its identity: spiffe://…
+//	request_principal       iss/sub of the valid JWT
+//	policy                  the rule that decided: ns[…]-policy[…]-rule[…]
+//	explanation             why it was refused, in a line; in text, in quotes
+//	dry_run_allow           what the ALLOW policies under dry run would have done:
+//	                        allowed or denied, and after a colon the rule, if any
+//	dry_run_deny            likewise, the DENY policies
+//	trials                  candidates compared with what they are to replace: a list
+//	                        of {policy, replaces, result}, in text policy:result with
+//	                        commas; same, would_allow or would_deny
+//	trace_id                the trace, 32 hexadecimal digits
+//	upstream_attempts       how often the request was sent to an endpoint, a number;
+//	                        null of what is not HTTP
+//
 // # Traces
 //
 // Context is taken in as W3C traceparent, b3 or X-B3-*, and passed on in the
 // same. Spans, one for each exchange at a waypoint, are those of Envoy, and go to
-// an OTLP collector when one is configured.
+// an OTLP collector when one is configured. What dry-run policies would have done
+// is in them as Istio has it: istio.authorization.dry_run.allow_policy.name and
+// .result, and those of deny_policy.
 package telemetry

@@ -82,6 +82,12 @@ func everything(r *rig, reporters ...Reporter) {
 		r.HTTP(call)
 		denied := exchange()
 		denied.Dest, denied.Status, denied.Flag, denied.Details = nil, 403, 0, "rbac_access_denied_matched_policy[none]"
+		denied.Decision = Decision{
+			Denied: true, Reason: ByNoAllowRule,
+			DryAllow: Rehearsal{Result: "denied"},
+			DryDeny:  Rehearsal{"denied", "ns[bookinfo]-policy[no-put]-rule[0]", "bookinfo/no-put"},
+			Trials:   []Trial{{"bookinfo/readers-2", "bookinfo/readers", true}},
+		}
 		r.HTTP(denied)
 	}
 	for _, by := range reporters {

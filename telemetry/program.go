@@ -87,14 +87,15 @@ func (t *Telemetry) ProxyStopped() {
 func (t *Telemetry) register(o Options) error {
 	list := []prometheus.Collector{
 		t.table,
+		t.tally,
 		collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 		gaugeWith("istio_build", "The Istio version this stands in for.",
 			prometheus.Labels{"component": string(o.Program), "tag": o.Version}, func() float64 { return 1 }),
 		gauge("waystone_telemetry_series", "Sets of labels that are counted in.",
-			func() float64 { return float64(t.table.len()) }),
+			func() float64 { return float64(t.table.len() + t.tally.len()) }),
 		count("waystone_telemetry_series_overflow_total", "Times that a record found no room for labels of its own.",
-			t.table.overflowed.Load),
+			func() uint64 { return t.table.overflowed.Load() + t.tally.overflowed.Load() }),
 		count("waystone_hbone_handshake_failures_total", "Incoming connections whose TLS handshake failed.",
 			t.handshakes.Load),
 	}

@@ -82,6 +82,8 @@ type Outcome struct {
 	Cluster   Cluster
 	RouteName string
 	SNI       string
+
+	Decision Decision
 }
 
 // A Cluster is what Envoy would call the destination. Telemetry prints it in
@@ -123,6 +125,7 @@ type HTTP struct {
 
 	Status      int           // 0 when no response was produced
 	ServiceTime time.Duration // from the request's going out to its response's head; 0 when there was none
+	Attempts    int           // how often it was sent to an endpoint; 0 when it never was
 
 	// ReceivedWire and SentWire count heads and framing as well as content.
 	ReceivedWire, SentWire uint64
@@ -135,6 +138,7 @@ type HTTP struct {
 	Requests, Responses Messages
 
 	span   trace.Span // nil unless the exchange is traced
+	trace  [16]byte   // the ID of its trace, if it is known
 	peers  *series    // where messages are counted
 	counts messageCounts
 }
@@ -158,6 +162,7 @@ type TCP struct {
 
 	series         *series
 	received, sent uint64 // reported so far
+	rehearsed      bool   // so has what was tried on it
 }
 
 // A Hop says what is at the other end of a client's tunnel.

@@ -1,7 +1,6 @@
 package telemetry
 
 import (
-	"maps"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -62,20 +61,11 @@ type series struct {
 	used         time.Time
 }
 
-// An entry is a key's series. An entry whose state is gone has been removed;
-// who still finds it, in a read view of before, looks again.
+// An entry is a key's series.
 type entry struct {
+	usage
 	series *series
-	state  atomic.Uint32
-
-	idle time.Time // when it was found idle; guarded by table.mu
 }
-
-const (
-	idle uint32 = iota
-	used        // since the last sweep
-	gone
-)
 
 // A table holds every series. Finding one that is known takes no lock.
 //
@@ -90,42 +80,27 @@ type table struct {
 	live    func(*mesh.Workload) bool
 	cluster string
 
-	// view is a copy of entries, perhaps an older one. It is replaced when it
-	// has been missed as often as it is long, so that copying costs a constant
-	// for each entry, as in the first sync.Map. (sync.Map itself would allocate
-	// to look up a key.)
-	view atomic.Pointer[map[key]*entry]
+	index[key, entry] // guarded by mu, but for its view
 
 	// Guarded by mu.
-	mu      sync.Mutex
-	entries map[key]*entry
-	series  map[string]*series // by name
-	misses  int
+	mu     sync.Mutex
+	series map[string]*series // by name
 
 	overflowed atomic.Uint64 // records that went to an overflow series
 }
 
 func newTable(limit int, retain time.Duration, live func(*mesh.Workload) bool, cluster string) *table {
-	t := &table{limit: limit, retain: retain, live: live, cluster: cluster,
-		entries: map[key]*entry{}, series: map[string]*series{}}
-	t.view.Store(&map[key]*entry{})
+	t := &table{limit: limit, retain: retain, live: live, cluster: cluster, series: map[string]*series{}}
+	t.init()
 	return t
 }
 
 // find returns the series of k, which is made if need be.
 func (t *table) find(k *key) *series {
-	if e := (*t.view.Load())[*k]; e != nil && e.touch() {
+	if e := t.known(k); e != nil && e.touch() {
 		return e.series
 	}
 	return t.miss(k)
-}
-
-// touch marks e as used, and reports whether it is still in the table. The
-// sweeper takes an entry away only when it was idle for two sweeps, and then
-// only from state idle, so nobody counts in a series that has been deleted.
-func (e *entry) touch() bool {
-	s := e.state.Load()
-	return s == used || s == idle && e.state.CompareAndSwap(idle, used)
 }
 
 func (t *table) miss(k *key) *series {
@@ -146,11 +121,7 @@ func (t *table) miss(k *key) *series {
 		}
 	}
 	e.state.Store(used)
-	if t.misses++; t.misses >= len(t.entries) {
-		view := maps.Clone(t.entries)
-		t.view.Store(&view)
-		t.misses = 0
-	}
+	t.missedLocked()
 	return e.series
 }
 
@@ -226,17 +197,14 @@ func (t *table) sweep(now time.Time) {
 	defer t.mu.Unlock()
 	removed := false
 	for k, e := range t.entries {
-		if e.state.CompareAndSwap(used, idle) || e.idle.IsZero() {
-			e.idle = now
+		switch fresh, spent := e.sweep(now, t.retain); {
+		case fresh:
 			e.series.used = now
-			continue
+		case spent:
+			delete(t.entries, k)
+			e.series.entries--
+			removed = true
 		}
-		if now.Sub(e.idle) < t.retain || !e.state.CompareAndSwap(idle, gone) {
-			continue
-		}
-		delete(t.entries, k)
-		e.series.entries--
-		removed = true
 	}
 	for name, s := range t.series {
 		if s.entries == 0 && s.open.Load() == 0 && now.Sub(s.used) >= t.retain && !t.lives(s) {
@@ -244,9 +212,7 @@ func (t *table) sweep(now time.Time) {
 		}
 	}
 	if removed {
-		view := maps.Clone(t.entries)
-		t.view.Store(&view)
-		t.misses = 0
+		t.publishLocked()
 	}
 }
 

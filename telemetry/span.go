@@ -104,6 +104,7 @@ func (t *tracer) start(rec *HTTP, c Carrier) {
 	_, rec.span = t.tracer.Start(ctx, "exchange",
 		trace.WithSpanKind(trace.SpanKindServer), trace.WithTimestamp(rec.Start))
 	sc := rec.span.SpanContext()
+	rec.trace = sc.TraceID()
 	inject(c, Trace{sc.TraceID(), sc.SpanID(), sc.IsSampled()}, t.b3)
 }
 
@@ -172,6 +173,12 @@ func (t *tracer) attributes(rec *HTTP) []attribute.KeyValue {
 	if rec.HasGRPCStatus {
 		add("grpc.status_code", strconv.Itoa(rec.GRPCStatus))
 	}
+	dryRun := func(action string, r *Rehearsal) {
+		add("istio.authorization.dry_run."+action+"_policy.name", r.Rule)
+		add("istio.authorization.dry_run."+action+"_policy.result", r.Result)
+	}
+	dryRun("allow", &rec.Decision.DryAllow)
+	dryRun("deny", &rec.Decision.DryDeny)
 	end := func(side string, w *mesh.Workload) {
 		if w != nil {
 			add("istio."+side+"_workload", workloadName(w))

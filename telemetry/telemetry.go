@@ -35,7 +35,8 @@ type Options struct {
 	ClusterID string
 
 	// MaxSeries is how many sets of labels there may be; what is beyond is
-	// counted under the value "overflow". 0 is 10,000: some 20 MiB.
+	// counted under the value "overflow". 0 is 10,000: some 20 MiB. There may be a
+	// tenth as many besides of what policies decide.
 	MaxSeries int
 
 	// Retain is for how long a series is kept that nothing counts in. 0 is one
@@ -54,6 +55,10 @@ type Options struct {
 
 	// Text chooses the default text format over JSON for AccessLog.
 	Text bool
+
+	// Keys are the names of further keys for AccessLog, in their order: those of
+	// [KeyNames].
+	Keys []string
 
 	// LegacyAddresses prints clients' addresses as Istio did up to 1.18:
 	// "envoy://internal_client_address/".
@@ -81,6 +86,7 @@ type Telemetry struct {
 	// Immutable.
 	registry *prometheus.Registry
 	table    *table
+	tally    *tally
 	access   *accessLog // nil without an access log
 	tunnels  *tunnelLog // nil without a log
 	tracer   *tracer    // nil without tracing
@@ -112,13 +118,15 @@ func New(o Options) (*Telemetry, error) {
 	t := &Telemetry{
 		registry: prometheus.NewRegistry(),
 		table:    newTable(o.MaxSeries, o.Retain, o.Live, o.ClusterID),
+		tally:    newTally(max(o.MaxSeries/10, 1), o.Retain),
 		now:      o.now,
 		writer:   o.AccessLog,
 		tracer:   o.trace,
 		swept:    make(chan struct{}),
 	}
-	if o.AccessLog != nil {
-		t.access = &accessLog{o.AccessLog, o.Text, o.LegacyAddresses}
+	var err error
+	if t.access, err = newAccessLog(&o); err != nil {
+		return nil, err
 	}
 	if o.Log != nil {
 		log = o.Log.Scope("tracing")
@@ -129,7 +137,6 @@ func New(o Options) (*Telemetry, error) {
 		t.tunnels = newTunnelLog(o.Log, steps)
 	}
 	if t.tracer == nil {
-		var err error
 		if t.tracer, err = newTracer(o.Trace, log); err != nil {
 			return nil, err
 		}
@@ -165,6 +172,8 @@ func (t *Telemetry) HTTP(rec *HTTP) {
 	c.request.observe(milliBytes(rec.ReceivedWire))
 	c.response.observe(milliBytes(rec.SentWire))
 	c.duration.observe(microseconds(rec.Duration))
+	t.tally.enforce(&rec.Decision)
+	t.tally.rehearse(&rec.Decision)
 	if rec.peers != nil {
 		rec.peers.open.Add(-1)
 		rec.peers = nil
@@ -194,8 +203,11 @@ func (t *Telemetry) FlushHTTP(rec *HTTP) {
 }
 
 // ConnectRefused writes the access line of a CONNECT that a waypoint answered
-// with an error. It counts nothing: a tunnel is not an exchange.
+// with an error. It counts nothing but what policy decided: a tunnel is not an
+// exchange.
 func (t *Telemetry) ConnectRefused(rec *HTTP) {
+	t.tally.enforce(&rec.Decision)
+	t.tally.rehearse(&rec.Decision)
 	if t.access != nil {
 		t.access.http(rec)
 	}
@@ -206,8 +218,12 @@ func (t *Telemetry) ConnectRefused(rec *HTTP) {
 // Call it once, before the request goes out, when rec has its Start. Without
 // tracing it leaves the request as it is.
 func (t *Telemetry) Propagate(rec *HTTP, c Carrier) {
-	if t.tracer != nil {
+	switch {
+	case t.tracer != nil:
 		t.tracer.start(rec, c)
+	case t.access != nil && t.access.traces:
+		theirs, _ := extract(c)
+		rec.trace = theirs.ID
 	}
 }
 
@@ -222,6 +238,7 @@ func (t *Telemetry) Open(rec *TCP) {
 	rec.series.connection.opened.Add(1)
 	rec.received, rec.sent = 0, 0
 	t.sockets[rec.Reporter].Add(1)
+	t.rehearse(rec)
 	if t.tunnels != nil && rec.Reporter != ByWaypoint {
 		t.tunnels.opened(rec)
 	}
@@ -232,6 +249,7 @@ func (t *Telemetry) Flush(rec *TCP) {
 	if rec.series == nil {
 		return
 	}
+	t.rehearse(rec)
 	c := rec.series.connection
 	if n := rec.Received - rec.received; n != 0 {
 		c.received.Add(n)
@@ -243,6 +261,16 @@ func (t *Telemetry) Flush(rec *TCP) {
 	}
 }
 
+// rehearse counts what was tried on a connection, once, as soon as it is known: a
+// tunnel may be open for days, and who means to enforce a policy tomorrow must not
+// have to wait for its end.
+func (t *Telemetry) rehearse(rec *TCP) {
+	if d := &rec.Decision; !rec.rehearsed && (d.DryAllow.Result != "" || d.DryDeny.Result != "" || len(d.Trials) > 0) {
+		rec.rehearsed = true
+		t.tally.rehearse(d)
+	}
+}
+
 // Close reports the end of a connection: what Flush has not, and its line. It
 // must be called once after Open; further calls do nothing.
 func (t *Telemetry) Close(rec *TCP) {
@@ -250,6 +278,7 @@ func (t *Telemetry) Close(rec *TCP) {
 		return
 	}
 	t.Flush(rec)
+	t.tally.enforce(&rec.Decision)
 	end := rec.series
 	if rec.Flag != 0 {
 		// Only here do flags show: bytes of one connection that two tunnels
@@ -282,6 +311,11 @@ func (t *Telemetry) Failed(rec *TCP) {
 	}
 }
 
+// Explains reports whether Decision.Why is of use: an opt-in key of the access log
+// asks for it. To say why takes longer than to decide, so it is not for every
+// refusal otherwise.
+func (t *Telemetry) Explains() bool { return t.access != nil && t.access.explains }
+
 // HandshakeFailed counts a connection to us whose TLS handshake failed.
 func (t *Telemetry) HandshakeFailed() { t.handshakes.Add(1) }
 
@@ -309,7 +343,9 @@ func (t *Telemetry) sweepEvery(ctx context.Context, every time.Duration) {
 	for {
 		select {
 		case <-ticker.C:
-			t.table.sweep(t.now())
+			now := t.now()
+			t.table.sweep(now)
+			t.tally.sweep(now)
 		case <-ctx.Done():
 			return
 		}

@@ -200,6 +200,8 @@ func TestSpan(t *testing.T) {
 	rec := exchange()
 	rec.Status, rec.Flag = 503, UF
 	rec.GRPC, rec.GRPCStatus, rec.HasGRPCStatus = true, 14, true
+	rec.Decision.DryAllow = Rehearsal{Result: "denied"}
+	rec.Decision.DryDeny = Rehearsal{"denied", "ns[bookinfo]-policy[no-put]-rule[0]", "bookinfo/no-put"}
 	r.Propagate(rec, carrier{"traceparent": "00-" + traceHex + "-" + spanHex + "-01"})
 	r.HTTP(rec)
 	if len(spans.GetSpans()) != 1 {
