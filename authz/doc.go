@@ -38,6 +38,10 @@
 // dropped. A DENY rule loses it; where nothing is left of a source, operation
 // or condition, that source, operation or condition matches nothing.
 //
+// A policy under dry run changes nothing, and the verdict says what those of its
+// action would have said. One that names another to replace is tried as well: the
+// verdict says what it would be with the one in the other's place. See [Trial].
+//
 // [Set.Explain] says why: which policies apply, and of a rule that does not match
 // what was wanted and what was there. [Set.Brief] says it in a line.
 //

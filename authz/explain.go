@@ -3,7 +3,6 @@ package authz
 import (
 	"math"
 	"slices"
-	"strings"
 )
 
 // An Explanation says why a Set gives the verdict it does: which policies apply,
@@ -29,8 +28,10 @@ type Explanation struct {
 	// Audit is the first AUDIT rule that matched.
 	Audit *ExplainedRule `json:"audit,omitempty"`
 
-	// DryRun is what the policies under dry run would have said.
-	DryRun []Rehearsal `json:"dryRun,omitempty"`
+	// DryRun is what the policies under dry run would have said, and Trials what
+	// the verdict would have been with one of them in the place of another.
+	DryRun []Rehearsal      `json:"dryRun,omitempty"`
+	Trials []ExplainedTrial `json:"trials,omitempty"`
 
 	// Policies are all that apply, in the order of evaluation. Brief leaves them
 	// out.
@@ -64,6 +65,7 @@ type ExplainedPolicy struct {
 	Action   string          `json:"action"`
 	Provider string          `json:"provider,omitempty"`
 	DryRun   bool            `json:"dryRun,omitempty"`
+	Replaces string          `json:"replaces,omitempty"` // namespace/name, of one that is on trial
 	Attached Attachment      `json:"attached"`
 	Matches  bool            `json:"matches"` // one of its rules does
 	Rules    []ExplainedRule `json:"rules,omitempty"`
@@ -133,7 +135,7 @@ func (s *Set) Explain(in *Input) *Explanation {
 			continue
 		}
 		if n == 0 || !x.Policies[n-1].holds(e) {
-			x.Policies = append(x.Policies, ExplainedPolicy{Policy: e.policy(), Action: e.Action.String(), Provider: e.Provider, DryRun: e.DryRun, Attached: e.Attached})
+			x.Policies = append(x.Policies, e.explainPolicy())
 			n++
 		}
 		if e.Rule < 0 {
@@ -146,9 +148,17 @@ func (s *Set) Explain(in *Input) *Explanation {
 	return x
 }
 
+func (e *Entry) explainPolicy() ExplainedPolicy {
+	p := ExplainedPolicy{Policy: e.name, Action: e.Action.String(), Provider: e.Provider, DryRun: e.DryRun, Attached: e.Attached}
+	if e.DryRun && e.Policy.Replaces != "" {
+		p.Replaces = fullName(e.Policy.Namespace, e.Policy.Replaces)
+	}
+	return p
+}
+
 // holds reports whether e is a rule of p.
 func (p *ExplainedPolicy) holds(e *Entry) bool {
-	return p.Policy == e.policy() && p.Action == e.Action.String() && p.DryRun == e.DryRun
+	return p.Policy == e.name && p.Action == e.Action.String() && p.DryRun == e.DryRun
 }
 
 // rank is where p comes in the order of evaluation.
@@ -197,12 +207,15 @@ func (s *Set) explain(in *Input, limit int) *Explanation {
 		e := d.dryAllow.first(&f)
 		r := rehearsal(Allow, e != nil, explained(e, &f), nil)
 		if e == nil {
-			r.Nearest = s.nearest(&d.dryAllow, &f, limit)
+			r.Nearest = s.nearest(&d.dryAllow, &f, limit, func(e *Entry) bool { return e.DryRun })
 		}
 		x.DryRun = append(x.DryRun, r)
 	}
 	if x.Reason == ReasonNoAllow {
-		x.Nearest = s.nearest(&d.allow, &f, limit)
+		x.Nearest = s.nearest(&d.allow, &f, limit, (*Entry).inForce)
+	}
+	for i := range s.trials {
+		x.Trials = append(x.Trials, s.explainTrial(&s.trials[i], &f, x.Allowed, limit))
 	}
 	return x
 }
@@ -211,17 +224,22 @@ func (s *Set) explain(in *Input, limit int) *Explanation {
 func (d *decider) reason(x *Explanation, f *facts) {
 	e, r := d.refuse.first(f), ReasonUnusable
 	if e == nil {
-		e, r = d.deny.first(f), ReasonDeny
-	}
-	if e == nil && d.restrict {
-		e, r = d.allow.first(f), ReasonAllow
-		if e == nil {
-			r = ReasonNoAllow
-		}
-	} else if e == nil {
-		r = ReasonNoPolicy
+		e, r = d.force.reason(f)
 	}
 	x.Reason, x.Decided = r, explained(e, f)
+}
+
+func (o *force) reason(f *facts) (*Entry, Reason) {
+	if e := o.deny.first(f); e != nil {
+		return e, ReasonDeny
+	}
+	if !o.restrict {
+		return nil, ReasonNoPolicy
+	}
+	if e := o.allow.first(f); e != nil {
+		return e, ReasonAllow
+	}
+	return nil, ReasonNoAllow
 }
 
 func rehearsal(a Action, allowed bool, decided, nearest *ExplainedRule) Rehearsal {
@@ -240,11 +258,6 @@ func (e *Entry) expr(f *facts) *Expr {
 	return e.Opaque
 }
 
-// policy names the policy of e.
-func (e *Entry) policy() string {
-	return strings.TrimPrefix(e.Policy.Namespace+"/"+e.Policy.Name, "/")
-}
-
 func explained(e *Entry, f *facts) *ExplainedRule {
 	if e == nil {
 		return nil
@@ -254,10 +267,7 @@ func explained(e *Entry, f *facts) *ExplainedRule {
 }
 
 func (e *Entry) explain(f *facts) ExplainedRule {
-	r := ExplainedRule{Rule: e.Rule, ID: e.ID, Provider: e.Provider}
-	if e.Policy != nil {
-		r.Policy = e.policy()
-	}
+	r := ExplainedRule{Policy: e.name, Rule: e.Rule, ID: e.ID, Provider: e.Provider}
 	x := e.expr(f)
 	r.Widened = f.in.HTTP == nil && x != nil && e.HTTP != x && e.HTTP.asksHTTP()
 	switch {

@@ -37,6 +37,9 @@ func (x *Explanation) Line() string {
 	for i := range x.DryRun {
 		b.WriteString("; dry run: " + x.DryRun[i].line())
 	}
+	for i := range x.Trials {
+		b.WriteString("; trial: " + x.Trials[i].line())
+	}
 	return b.String()
 }
 
@@ -61,6 +64,9 @@ func (x *Explanation) String() string {
 		fmt.Fprintf(&b, "\n%s %s", p.Action, p.Policy)
 		if p.DryRun {
 			b.WriteString(", dry run")
+		}
+		if p.Replaces != "" {
+			b.WriteString(", to replace " + p.Replaces)
 		}
 		if p.Provider != "" {
 			b.WriteString(", asks " + p.Provider)

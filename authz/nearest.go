@@ -5,10 +5,10 @@ import (
 	"strings"
 )
 
-// nearest returns the ALLOW rule of l that is nearest to matching; none of them
-// does. If none of them can, it is the first of them all. It is nil if no policy
-// is known.
-func (s *Set) nearest(l *list, f *facts, limit int) *ExplainedRule {
+// nearest returns the ALLOW rule of l, the list of those for which of holds, that
+// is nearest to matching; none of them does. If none of them can, it is the first
+// of them all. It is nil if no policy is known.
+func (s *Set) nearest(l *list, f *facts, limit int, of func(*Entry) bool) *ExplainedRule {
 	best, least := -1, maxMisses
 	look := func(i int32) {
 		if n := l.items[i].expr.misses(f, least); n < least || n == least && int(i) < best {
@@ -25,8 +25,7 @@ func (s *Set) nearest(l *list, f *facts, limit int) *ExplainedRule {
 	if best >= 0 {
 		return explained(l.items[best].entry, f)
 	}
-	dry := l == &s.http.dryAllow || l == &s.opaque.dryAllow
-	i := slices.IndexFunc(s.entries, func(e *Entry) bool { return e.Action == Allow && e.DryRun == dry && e.Policy != nil })
+	i := slices.IndexFunc(s.entries, func(e *Entry) bool { return e.Action == Allow && e.Policy != nil && of(e) })
 	if i < 0 {
 		return nil
 	}

@@ -15,6 +15,11 @@ type Policy struct {
 	Provider string // of a CUSTOM policy: the name of its authorizer
 	DryRun   bool   // istio.io/dry-run: "true"; evaluated, not enforced
 
+	// Replaces names, of a policy under dry run, the one of its namespace whose
+	// place it is to take: what the verdict would be if it had is told beside the
+	// verdict.
+	Replaces string
+
 	// Rules are the alternatives. None at all: an ALLOW policy lets nothing
 	// through; a DENY policy is refused by Validate, for it would do nothing.
 	Rules []Rule

@@ -43,9 +43,12 @@ type Verdict struct {
 	// Audit is set when an AUDIT rule matched. It changes nothing else.
 	Audit bool
 
-	// DryRun is what the policies under dry run would have said.
+	// DryRun is what the policies under dry run would have said, and Trials what
+	// the verdict would have been with one of them in the place of another.
 	DryRun DryRun
+	Trials Trials
 
+	entry   *Entry // that decided, or nil
 	details string
 }
 
@@ -54,6 +57,42 @@ type Verdict struct {
 // "none" when there were ALLOW rules and none did. It is "" if Allowed.
 func (v Verdict) Details() string { return v.details }
 
+// ID returns the rule that decided, as the log names it, and Name its policy:
+// namespace/name. Both are "" when nothing matched.
+func (v Verdict) ID() string {
+	if v.entry == nil {
+		return ""
+	}
+	return v.entry.ID
+}
+
+// Name is explained at [Verdict.ID].
+func (v Verdict) Name() string {
+	if v.entry == nil {
+		return ""
+	}
+	return v.entry.name
+}
+
+// Reason returns what v comes down to; "" if a provider must be asked first.
+func (v Verdict) Reason() Reason {
+	switch {
+	case v.Ask != nil:
+		return ""
+	case v.Allowed && v.entry == nil:
+		return ReasonNoPolicy
+	case v.Allowed:
+		return ReasonAllow
+	case v.entry == nil && v.details == noneDenied:
+		return ReasonNoAllow
+	case v.entry == nil:
+		return ReasonClosed
+	case v.entry.Action == Custom:
+		return ReasonUnusable
+	}
+	return ReasonDeny
+}
+
 // DryRun is the verdict of policies under dry run, of either action. The zero
 // DryRun says that there are none.
 type DryRun struct{ Deny, Allow Outcome }
@@ -61,7 +100,8 @@ type DryRun struct{ Deny, Allow Outcome }
 // An Outcome is what the dry-run policies of one action would have said.
 type Outcome struct {
 	Result Result
-	ID     string // the rule that matched, or ""
+	ID     string // the rule that matched, as the log names it, or ""
+	Policy string // its policy: namespace/name, or ""
 }
 
 // A Result is part of an Outcome.
@@ -81,18 +121,25 @@ func (r Result) String() string { return [...]string{"", "allowed", "denied"}[r]
 type Set struct {
 	http, opaque decider
 	entries      []*Entry // all of them, in the order of their names
-	closed       string   // Details of a set that denies everything
-	why          string   // and the reason
+	trials       []Trial
+	closed       string // Details of a set that denies everything
+	why          string // and the reason
 }
 
 // A decider holds entries by action, each list in the order of its names.
 type decider struct {
-	refuse             list // CUSTOM, of providers that there are not
-	custom             []group
-	audit, deny, allow list
-	dryDeny, dryAllow  list
+	refuse list // CUSTOM, of providers that there are not
+	custom []group
+	audit  list
+	force
+	dryDeny, dryAllow list
+	dryStrict         bool // an ALLOW policy is under dry run
+}
 
-	restrict, dryStrict bool // an ALLOW policy applies, even if none of its rules can match
+// A force is the rules of DENY and ALLOW policies that are in force together.
+type force struct {
+	deny, allow list
+	restrict    bool // an ALLOW policy applies, even if none of its rules can match
 }
 
 // An Entry is one rule compiled: what a Set is made of. Whichever language it
@@ -117,11 +164,15 @@ type Entry struct {
 	// restricts, as any ALLOW policy does.
 	HTTP, Opaque *Expr
 
+	name     string // of Policy: namespace/name
 	denied   string
 	question *Question
 }
 
-const deniedPrefix = "rbac_access_denied_matched_policy["
+const (
+	deniedPrefix = "rbac_access_denied_matched_policy["
+	noneDenied   = deniedPrefix + "none]"
+)
 
 // NewSet returns the Set of entries. With no entries at all it allows
 // everything.
@@ -132,6 +183,12 @@ func newSet(entries []Entry, short int) *Set {
 	for i := range entries {
 		e := entries[i]
 		e.denied = deniedPrefix + blanks(e.ID) + "]"
+		switch {
+		case i > 0 && e.Policy == entries[i-1].Policy:
+			e.name = all[i-1].name
+		case e.Policy != nil:
+			e.name = fullName(e.Policy.Namespace, e.Policy.Name)
+		}
 		if e.Action == Custom {
 			e.question = &Question{Provider: e.Provider, ID: e.ID, Policy: e.Policy, Rule: e.Rule, entry: &e}
 		}
@@ -147,8 +204,12 @@ func newSet(entries []Entry, short int) *Set {
 	}
 	s.http.build(short)
 	s.opaque.build(short)
+	s.trials = s.candidates(short)
 	return s
 }
+
+// fullName names a policy: namespace/name.
+func fullName(namespace, name string) string { return strings.TrimPrefix(namespace+"/"+name, "/") }
 
 func (d *decider) add(e *Entry, x *Expr) {
 	list := &d.deny
@@ -228,6 +289,9 @@ func (s *Set) check(in *Input, ask bool, v *Verdict) {
 		}
 	}
 	d.decide(&f, v)
+	if s.trials != nil {
+		v.Trials = s.try(&f)
+	}
 }
 
 // of returns the decider for in.
@@ -239,7 +303,9 @@ func (s *Set) of(in *Input) *decider {
 }
 
 // refuse has v refuse by an entry that matches.
-func (v *Verdict) refuse(e *Entry) { v.Policy, v.Rule, v.details = e.Policy, e.Rule, e.denied }
+func (v *Verdict) refuse(e *Entry) {
+	v.entry, v.Policy, v.Rule, v.details = e, e.Policy, e.Rule, e.denied
+}
 
 // decide judges by the policies of all actions but CUSTOM.
 func (d *decider) decide(f *facts, v *Verdict) {
@@ -256,23 +322,23 @@ func (d *decider) decide(f *facts, v *Verdict) {
 		return
 	}
 	if e := d.allow.first(f); e != nil {
-		v.Allowed, v.Policy, v.Rule = true, e.Policy, e.Rule
+		v.Allowed, v.entry, v.Policy, v.Rule = true, e, e.Policy, e.Rule
 		return
 	}
-	v.details = deniedPrefix + "none]"
+	v.details = noneDenied
 }
 
 func (d *decider) rehearse(f *facts) (out DryRun) {
 	if d.dryDeny.items != nil {
 		out.Deny.Result = Allowed
 		if e := d.dryDeny.first(f); e != nil {
-			out.Deny = Outcome{Denied, e.ID}
+			out.Deny = Outcome{Denied, e.ID, e.name}
 		}
 	}
 	if d.dryStrict {
 		out.Allow.Result = Denied
 		if e := d.dryAllow.first(f); e != nil {
-			out.Allow = Outcome{Allowed, e.ID}
+			out.Allow = Outcome{Allowed, e.ID, e.name}
 		}
 	}
 	return out

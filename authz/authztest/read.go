@@ -73,6 +73,7 @@ func (m *manifest) policy() (*authz.Policy, error) {
 		Name: m.Metadata.Name, Namespace: m.Metadata.Namespace,
 		Action: action, Provider: m.Spec.Provider.Name,
 		DryRun:     m.Metadata.Annotations["istio.io/dry-run"] == "true",
+		Replaces:   m.Metadata.Annotations["waystone.dev/replaces"],
 		TargetRefs: m.Spec.TargetRefs,
 	}
 	if p.Namespace == "" {
