@@ -13,6 +13,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"net/url"
 	"sync"
 	"time"
 
@@ -42,6 +43,11 @@ type Options struct {
 
 	// Loops returns what /loops marshals, likewise. Nil: not found.
 	Loops func() any
+
+	// Recent answers /authz/recent by its parameters: with what is marshalled, or
+	// with a string that is shown as it is. An error says what is wrong with the
+	// parameters. Nil: not found.
+	Recent func(url.Values) (any, error)
 
 	// Quit is called, once, by POST /quitquitquit. Nil: not found.
 	Quit func()

@@ -10,6 +10,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"strings"
 	"testing"
 
@@ -141,6 +142,32 @@ func TestLoops(t *testing.T) {
 	c.want(404, "", "GET", "metrics", "/loops")
 	c.want(200, `<a href="loops">`, "GET", "admin", "/")
 	start(t, Options{}).want(404, "", "GET", "admin", "/loops")
+}
+
+func TestRecentDecisions(t *testing.T) {
+	recent := func(v url.Values) (any, error) {
+		switch {
+		case v.Get("x") != "":
+			return nil, errors.New(`parameter "x" is none of path`)
+		case v.Get("format") == "text":
+			return "denied: <b>\n", nil
+		}
+		return map[string]string{"path": v.Get("path")}, nil
+	}
+	c := start(t, Options{Recent: recent})
+	c.want(200, "{\n  \"path\": \"/a b*\"\n}\n", "GET", "admin", "/authz/recent?path=/a%20b*")
+	c.want(400, `authz/recent: parameter "x" is none of path`, "GET", "admin", "/authz/recent?x=1")
+	c.want(400, "authz/recent: invalid", "GET", "admin", "/authz/recent?path=%zz")
+	res, got := c.ask("GET", "admin", "/authz/recent?format=text")
+	if got != "denied: <b>\n" || res.Header.Get("Content-Type") != "text/plain; charset=utf-8" || res.Header.Get("X-Content-Type-Options") != "nosniff" {
+		t.Errorf("text: %v %q", res.Header, got)
+	}
+	c.want(405, "", "POST", "admin", "/authz/recent")
+	c.want(404, "", "GET", "metrics", "/authz/recent")
+	c.want(404, "", "GET", "health", "/authz/recent")
+	c.want(403, "host must be", "GET", "admin", "/authz/recent", "Host", "evil.example")
+	c.want(200, `<a href="authz/recent">`, "GET", "admin", "/")
+	start(t, Options{}).want(404, "", "GET", "admin", "/authz/recent")
 }
 
 func TestLogging(t *testing.T) {

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/http/pprof"
 	"net/netip"
+	"net/url"
 	"strings"
 	"sync"
 
@@ -23,6 +24,7 @@ const index = `<!DOCTYPE html>
 <ul>
 <li><a href="config_dump">config_dump</a>: the configuration in force
 <li><a href="loops">loops</a>: what each loop is doing and has done
+<li><a href="authz/recent">authz/recent</a>: what policy has just refused, and why; <code>?allowed=true</code>, <code>?principal=</code>, <code>?source=</code>, <code>?namespace=</code>, <code>?service=</code>, <code>?path=/x*</code>, <code>?method=</code>, <code>?policy=</code>, <code>?since=30s</code>, <code>?limit=</code>, <code>?format=text</code>
 <li>logging (POST): levels; <code>?level=debug</code>, <code>?level=xds:debug</code>, <code>?reset</code>
 <li>quitquitquit (POST): stop
 <li><a href="debug/pprof/">debug/pprof</a>: profiles
@@ -39,6 +41,9 @@ func adminHandler(o *Options) http.Handler {
 	mux.HandleFunc("GET /config_dump", dumpHandler("config_dump", o.ConfigDump))
 	if o.Loops != nil {
 		mux.HandleFunc("GET /loops", dumpHandler("loops", o.Loops))
+	}
+	if o.Recent != nil {
+		mux.HandleFunc("GET /authz/recent", recentHandler(o.Recent))
 	}
 	if o.Log != nil {
 		mux.HandleFunc("POST /logging", loggingHandler(o.Log))
@@ -82,13 +87,42 @@ func dumpHandler(name string, dump func() any) http.HandlerFunc {
 		if dump != nil {
 			v = dump()
 		}
-		b, err := json.MarshalIndent(v, "", "  ")
+		show(w, name, v)
+	}
+}
+
+// show answers with v as JSON.
+func show(w http.ResponseWriter, name string, v any) {
+	b, err := json.MarshalIndent(v, "", "  ")
+	if err != nil {
+		http.Error(w, fmt.Sprintf("%s: %v", name, err), http.StatusInternalServerError)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Write(append(b, '\n'))
+}
+
+// recentHandler shows the last decisions of policy. What is in them comes from
+// requests, so no browser is to guess what it is.
+func recentHandler(recent func(url.Values) (any, error)) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		values, err := url.ParseQuery(r.URL.RawQuery)
 		if err != nil {
-			http.Error(w, fmt.Sprintf("%s: %v", name, err), http.StatusInternalServerError)
+			http.Error(w, fmt.Sprintf("authz/recent: %v", err), http.StatusBadRequest)
 			return
 		}
-		w.Header().Set("Content-Type", "application/json")
-		w.Write(append(b, '\n'))
+		v, err := recent(values)
+		if err != nil {
+			http.Error(w, fmt.Sprintf("authz/recent: %v", err), http.StatusBadRequest)
+			return
+		}
+		w.Header().Set("X-Content-Type-Options", "nosniff")
+		if text, ok := v.(string); ok {
+			w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+			io.WriteString(w, text)
+			return
+		}
+		show(w, "authz/recent", v)
 	}
 }
 

@@ -54,6 +54,9 @@ var imports = map[string]string{
 	"internal/file":     "authz internal/config internal/identity internal/manifest internal/mesh internal/watch routing",
 	"internal/admin":    "telemetry",
 
+	// It remembers what was decided.
+	"internal/decisions": "authz internal/identity",
+
 	// They talk to the world, on goroutines.
 	"internal/extauthz": "internal/identity internal/l7",
 	"internal/jwks":     "authz/jwt",
