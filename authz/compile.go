@@ -16,7 +16,7 @@ type Options struct {
 	// Providers are the authorizers that can be asked, by name. If nil, nobody
 	// will ask any: CUSTOM policies are not supported. If one names another, it
 	// refuses what its rules match.
-	Providers map[string]Provider
+	Providers map[string]*Provider
 
 	// NoTokens says that nobody verifies JWTs, so that Input.Token is never set.
 	// Policies that ask what one says are then not supported: a DENY that waits
@@ -162,13 +162,12 @@ func (c *compiler) compile() []Entry {
 
 // custom completes the entry of a CUSTOM rule.
 func (c *compiler) custom(e *Entry) {
-	provider, known := c.o.Providers[c.policy.Provider]
-	e.Provider, e.Unusable = c.policy.Provider, !known
+	provider := c.o.Providers[c.policy.Provider]
+	e.Provider, e.Unusable = c.policy.Provider, provider == nil
 	e.ID = customPrefix + e.Provider + "-" + e.ID
-	if !known {
+	if e.Unusable {
 		e.ID += unusable
-	}
-	if provider.HTTPOnly {
+	} else if provider.HTTPOnly() {
 		e.Opaque = nil
 	}
 }

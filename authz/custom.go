@@ -5,13 +5,6 @@ import (
 	"strings"
 )
 
-// A Provider is an authorizer that CUSTOM policies may name.
-type Provider struct {
-	// HTTPOnly says that it cannot be asked about a connection that is not HTTP.
-	// As in Istio, the connection passes.
-	HTTPOnly bool
-}
-
 // What the log calls the rules of CUSTOM policies: customPrefix, the provider,
 // and what it calls other rules; and unusable if there is no such provider.
 const (

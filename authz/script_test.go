@@ -92,10 +92,13 @@ func (w *world) setOptions(b *script.Block) string {
 		case "root":
 			w.options.RootNamespace = value
 		case "providers":
-			w.options.Providers = map[string]authz.Provider{}
+			w.options.Providers = map[string]*authz.Provider{}
 			for _, name := range strings.Split(value, ",") {
 				name, httpOnly := strings.CutSuffix(name, ":http")
-				w.options.Providers[name] = authz.Provider{HTTPOnly: httpOnly}
+				w.options.Providers[name] = &authz.Provider{Name: name}
+				if httpOnly {
+					w.options.Providers[name].Kind = authz.HTTP
+				}
 			}
 		case "l4":
 			w.options.L4 = true

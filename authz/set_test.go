@@ -165,7 +165,7 @@ func request(n int) *authz.Input {
 }
 
 func TestCheckDoesNotAllocate(t *testing.T) {
-	o := authz.Options{Providers: map[string]authz.Provider{"x": {}}}
+	o := authz.Options{Providers: map[string]*authz.Provider{"x": {}}}
 	ask := &authz.Policy{Namespace: "web", Name: "ask", Action: authz.Custom, Provider: "x", Rules: []authz.Rule{{From: []authz.Source{{Namespaces: []string{"team-098"}}}}}}
 	set, err := authz.Compile(o, append(manyPolicies(20), ask)...)
 	if err != nil {
@@ -192,7 +192,7 @@ func TestCheckDoesNotAllocate(t *testing.T) {
 // A Question may be older than the Set: what has been asked is told by its
 // provider.
 func TestAskGoesOnAfterAQuestionOfAnotherSet(t *testing.T) {
-	o := authz.Options{Providers: map[string]authz.Provider{"a": {}, "b": {}, "c": {}}}
+	o := authz.Options{Providers: map[string]*authz.Provider{"a": {}, "b": {}, "c": {}}}
 	compile := func(providers ...string) *authz.Set {
 		var policies []*authz.Policy
 		for _, name := range providers {

@@ -100,7 +100,7 @@ func (r *Random) Policies() (out []*authz.Policy) {
 
 // Options returns options for a waypoint or, one time in four, for a node.
 func (r *Random) Options() authz.Options {
-	o := authz.Options{L4: r.One(4), Providers: map[string]authz.Provider{"grpc": {}, "http": {HTTPOnly: true}}}
+	o := authz.Options{L4: r.One(4), Providers: map[string]*authz.Provider{"grpc": {}, "http": {Kind: authz.HTTP}}}
 	if r.One(2) {
 		o.TrustDomain, o.Aliases = "td1", []string{"old"}
 	}

@@ -130,7 +130,7 @@ func (s *subject) gatewayLabel() string {
 func (l *linter) compile(p *authz.Policy) {
 	o := l.o
 	if o.Providers == nil {
-		o.Providers = map[string]authz.Provider{p.Provider: {}} // it is not known whether there are any
+		o.Providers = map[string]*authz.Provider{p.Provider: {}} // it is not known whether there are any
 	}
 	s := &subject{Policy: p, fields: p.Fields()}
 	var err error

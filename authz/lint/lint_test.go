@@ -74,10 +74,13 @@ func (s *state) setOptions(b *script.Block) {
 		case "root":
 			s.options.RootNamespace = value
 		case "providers":
-			s.options.Providers = map[string]authz.Provider{}
+			s.options.Providers = map[string]*authz.Provider{}
 			for _, p := range strings.Split(value, ",") {
 				p, httpOnly := strings.CutSuffix(p, ":http")
-				s.options.Providers[p] = authz.Provider{HTTPOnly: httpOnly}
+				s.options.Providers[p] = &authz.Provider{Name: p}
+				if httpOnly {
+					s.options.Providers[p].Kind = authz.HTTP
+				}
 			}
 		default:
 			b.Fatalf("unknown option %q", name)

@@ -18,7 +18,7 @@ func (l *linter) tcp(s *subject) {
 		port, ok := l.opaquePort(s, e)
 		switch {
 		case !ok:
-		case s.Action == authz.Custom && l.o.Providers[s.Provider].HTTPOnly:
+		case s.Action == authz.Custom && l.o.Providers[s.Provider].HTTPOnly():
 			l.add(NotAskedOnTCP, Warning, s, ruleField(e.Rule), fmt.Sprintf("%s, the provider %s is not asked, and connections pass", port, s.Provider),
 				"use a provider that speaks gRPC, or name the HTTP ports under ports")
 		case len(lost) == 0:

@@ -114,7 +114,7 @@ func wholeChain(t *testing.T, c filterChain, attached []*authz.Policy) {
 }
 
 // options are those of the mesh that the listeners are from.
-var options = authz.Options{Providers: map[string]authz.Provider{"my-ext-authz": {}}}
+var options = authz.Options{Providers: map[string]*authz.Provider{"my-ext-authz": {}}}
 
 func sameQuestion(a, b *authz.Question) bool {
 	if a == nil || b == nil {

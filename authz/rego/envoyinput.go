@@ -9,11 +9,12 @@ import (
 
 	"google.golang.org/protobuf/encoding/protojson"
 
+	"github.com/waystone-mesh/waystone/authz"
 	"github.com/waystone-mesh/waystone/internal/extauthz"
 )
 
 // seesContent has the input hold the content of a request, if it was kept.
-var seesContent = &extauthz.Provider{GRPC: true, Body: &extauthz.Body{}}
+var seesContent = &authz.Provider{Kind: authz.OPA, Body: &authz.Body{}}
 
 // envoyInput writes the input document of OPA's plugin for Envoy: the attributes
 // of the check as JSON, and the path, the query and the content taken apart.

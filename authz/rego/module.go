@@ -76,7 +76,7 @@ func (m *module) rule(name, set string, p *authz.Policy, i int) error {
 	fmt.Fprintf(&m.body, "# AuthorizationPolicy %s/%s, spec.rules[%d]\n%s contains %s if %s\n\n", p.Namespace, p.Name, i, set, element, name)
 	views := []view{{name: "http", guard: "input.http"}, {name: "tcp", guard: "not input.http", lacks: overHTTP}}
 	switch {
-	case p.Action == authz.Custom && m.o.Providers[p.Provider].HTTPOnly:
+	case p.Action == authz.Custom && m.o.Providers[p.Provider].HTTPOnly():
 		views = views[:1]
 	case m.o.L4:
 		views = []view{{name: "node", guard: "true", lacks: atNode}}

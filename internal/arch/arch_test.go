@@ -58,7 +58,7 @@ var imports = map[string]string{
 	"internal/decisions": "authz internal/identity",
 
 	// They talk to the world, on goroutines.
-	"internal/extauthz": "internal/identity internal/l7",
+	"internal/extauthz": "authz internal/identity internal/l7",
 	"internal/jwks":     "authz/jwt",
 
 	// They carry.

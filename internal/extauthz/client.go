@@ -1,3 +1,14 @@
+// Package extauthz asks external authorizers whether a request may pass: services
+// that speak Envoy's ext_authz protocol, over gRPC or plain HTTP.
+//
+//	Request ─ Client.Ask ─► CheckRequest, or an HTTP request ─► Answer
+//
+// A Client asks on goroutines of its own and never blocks its caller. What cannot
+// be asked, or is not answered in time, or with an error, is a refusal unless the
+// provider says failOpen; that is the provider's to say, not a default.
+//
+// The package decides nothing about which requests are asked about, and edits no
+// request: an Answer says what to edit.
 package extauthz
 
 import (
@@ -10,6 +21,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/waystone-mesh/waystone/authz"
 	"github.com/waystone-mesh/waystone/internal/identity"
 	"github.com/waystone-mesh/waystone/internal/l7"
 )
@@ -21,7 +33,7 @@ type Request struct {
 	Peer, Self   identity.ID
 	At           time.Time // when it came
 
-	Head    *l7.Request
+	Head    *l7.Request // nil: a connection that is not HTTP
 	Content []byte
 	Partial bool // there is more content than that
 }
@@ -115,7 +127,7 @@ var errGivenUp = errors.New("given up")
 
 // A Client asks one provider. Its methods may be called from anywhere.
 type Client struct {
-	provider Provider
+	provider *authz.Provider
 	ask      func(context.Context, *Request) (Answer, error)
 	close    func()
 	room     chan struct{} // a token for each question
@@ -126,22 +138,24 @@ type Client struct {
 
 // New returns a Client of p, which has been validated. It connects when it is
 // first asked.
-func New(p Provider, o Options) (*Client, error) {
+func New(p *authz.Provider, o Options) (*Client, error) {
 	switch {
 	case o.Ask != nil:
 		return newClient(p, o, o.Ask, func() {}), nil
-	case p.GRPC:
-		ask, end, err := overGRPC(&p, o.Dial)
+	case p.Kind == authz.OPA:
+		return nil, fmt.Errorf("authorizer %s: it is asked in this process, by nobody", p.Name)
+	case p.Kind == authz.GRPC:
+		ask, end, err := overGRPC(p, o.Dial)
 		if err != nil {
 			return nil, fmt.Errorf("authorizer %s: %w", p.Name, err)
 		}
 		return newClient(p, o, ask, end), nil
 	}
-	ask, end := overHTTP(&p, o.Dial)
+	ask, end := overHTTP(p, o.Dial)
 	return newClient(p, o, ask, end), nil
 }
 
-func newClient(p Provider, o Options, ask func(context.Context, *Request) (Answer, error), end func()) *Client {
+func newClient(p *authz.Provider, o Options, ask func(context.Context, *Request) (Answer, error), end func()) *Client {
 	if o.Pending <= 0 {
 		o.Pending = 1024
 	}
@@ -150,8 +164,8 @@ func newClient(p Provider, o Options, ask func(context.Context, *Request) (Answe
 	return c
 }
 
-// Provider returns what the Client was made of. It is not to be changed.
-func (c *Client) Provider() *Provider { return &c.provider }
+// Provider returns what the Client was made of.
+func (c *Client) Provider() *authz.Provider { return c.provider }
 
 // Ask asks about r, which it keeps until the answer, and returns at once. answer
 // is called once, on another goroutine, unless cancel was called before. Who
@@ -172,7 +186,7 @@ func (c *Client) Ask(r *Request, answer func(Answer)) (cancel func()) {
 	}
 	c.asking.Go(func() {
 		defer giveUp(nil)
-		timed, stop := context.WithTimeout(ctx, c.provider.timeout())
+		timed, stop := context.WithTimeout(ctx, c.provider.Patience())
 		defer stop()
 		a, err := c.ask(timed, r)
 		<-c.room
@@ -194,7 +208,7 @@ func (c *Client) answered(ctx context.Context, a Answer, answer func(Answer)) {
 // failed is the answer when there is none.
 func (c *Client) failed(err error) Answer {
 	return Answer{
-		Allowed: c.provider.FailOpen, Status: c.provider.statusOnError(),
+		Allowed: c.provider.FailOpen, Status: c.provider.Refusal(),
 		Err: fmt.Errorf("authorizer %s: %w", c.provider.Name, err),
 	}
 }

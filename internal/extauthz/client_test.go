@@ -21,6 +21,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
+	"github.com/waystone-mesh/waystone/authz"
 	"github.com/waystone-mesh/waystone/internal/identity"
 	"github.com/waystone-mesh/waystone/internal/l7"
 )
@@ -47,9 +48,9 @@ func dialTo(addr string) func(context.Context) (net.Conn, error) {
 }
 
 // ask makes a Client of p and asks it about r.
-func ask(t *testing.T, p Provider, addr string, r *Request) Answer {
+func ask(t *testing.T, p authz.Provider, addr string, r *Request) Answer {
 	t.Helper()
-	c, err := New(p, Options{Dial: dialTo(addr)})
+	c, err := New(&p, Options{Dial: dialTo(addr)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -92,7 +93,7 @@ func TestGRPCSeesTheRequest(t *testing.T) {
 		got = r.GetAttributes()
 		return &authv3.CheckResponse{}, nil
 	})
-	p := Provider{Name: "x", GRPC: true, Service: "foo/authz.foo.svc", Port: 9000, Body: &Body{Max: 10, AllowPartial: true}}
+	p := authz.Provider{Name: "x", Kind: authz.GRPC, Service: "foo/authz.foo.svc", Port: 9000, Body: &authz.Body{Max: 10, AllowPartial: true}}
 	if a := ask(t, p, addr, aRequest()); !a.Allowed || a.Err != nil {
 		t.Fatalf("the answer is %+v", a)
 	}
@@ -121,7 +122,7 @@ func TestGRPCBodyAsBytes(t *testing.T) {
 		got = r.GetAttributes().GetRequest().GetHttp().GetRawBody()
 		return &authv3.CheckResponse{}, nil
 	})
-	ask(t, Provider{GRPC: true, Service: "a", Port: 1, Body: &Body{Max: 10, AsBytes: true}}, addr, aRequest())
+	ask(t, authz.Provider{Kind: authz.GRPC, Service: "a", Port: 1, Body: &authz.Body{Max: 10, AsBytes: true}}, addr, aRequest())
 	if string(got) != "hello" {
 		t.Errorf("raw_body is %q, want hello", got)
 	}
@@ -144,7 +145,7 @@ func TestGRPCAllowsWithEdits(t *testing.T) {
 		}}}, nil
 	})
 	r := aRequest()
-	a := ask(t, Provider{GRPC: true, Service: "a", Port: 1}, addr, r)
+	a := ask(t, authz.Provider{Kind: authz.GRPC, Service: "a", Port: 1}, addr, r)
 	want := l7.Fields{{Name: "x-a", Value: "new"}, {Name: "x-b", Value: "\xff"}, {Name: "x-request-id", Value: "id"}, {Name: "x-c", Value: "added"}, {Name: "x-d", Value: "set"}}
 	if got := Apply(r.Head.Fields, a.Edits); !slices.Equal(got, want) {
 		t.Errorf("the request has %v, want %v", got, want)
@@ -173,7 +174,7 @@ func TestGRPCRefuses(t *testing.T) {
 		{"by an error response", &authv3.CheckResponse{HttpResponse: &authv3.CheckResponse_ErrorResponse{ErrorResponse: &authv3.DeniedHttpResponse{}}}, nil, 503, "", true},
 	} {
 		addr := serveGRPC(t, func(context.Context, *authv3.CheckRequest) (*authv3.CheckResponse, error) { return x.answer, x.err })
-		a := ask(t, Provider{GRPC: true, Service: "a", Port: 1, StatusOnError: 503}, addr, aRequest())
+		a := ask(t, authz.Provider{Kind: authz.GRPC, Service: "a", Port: 1, StatusOnError: 503}, addr, aRequest())
 		if a.Allowed || a.Status != x.want || string(a.Body) != x.body || (a.Err != nil) != x.failed {
 			t.Errorf("%s: %+v, want %d %q", x.name, a, x.want, x.body)
 		}
@@ -198,7 +199,7 @@ func TestHTTPSeesWhatItIsToSee(t *testing.T) {
 		b, _ := io.ReadAll(r.Body)
 		got, body = r, string(b)
 	})
-	p := Provider{Service: "authz.foo.svc", Port: 80, PathPrefix: "/check", IncludeHeaders: []string{"X-A", "*-id"}, AdditionalHeaders: l7.Fields{{Name: "x-a", Value: "ours"}, {Name: "x-z", Value: "z"}}}
+	p := authz.Provider{Kind: authz.HTTP, Service: "authz.foo.svc", Port: 80, PathPrefix: "/check", IncludeHeaders: []string{"X-A", "*-id"}, AdditionalHeaders: l7.Fields{{Name: "x-a", Value: "ours"}, {Name: "x-z", Value: "z"}}}
 	if a := ask(t, p, addr, aRequest()); !a.Allowed {
 		t.Fatalf("the answer is %+v", a)
 	}
@@ -215,7 +216,7 @@ func TestHTTPSeesWhatItIsToSee(t *testing.T) {
 		t.Errorf("it also saw %v", got.Header)
 	}
 
-	p.Body = &Body{Max: 10}
+	p.Body = &authz.Body{Max: 10}
 	ask(t, p, addr, aRequest())
 	if body != "hello" || got.Header.Get(partialBody) != "false" {
 		t.Errorf("with a body it saw %q, partial %q", body, got.Header.Get(partialBody))
@@ -229,7 +230,7 @@ func TestHTTPAllowsWithEdits(t *testing.T) {
 		w.Header().Set("X-Envoy-Auth-Headers-To-Remove", "Authorization, x-b")
 	})
 	r := aRequest()
-	a := ask(t, Provider{Service: "a", Port: 1, HeadersToUpstream: []string{"x-up"}, HeadersToClient: []string{"x-d*"}}, addr, r)
+	a := ask(t, authz.Provider{Kind: authz.HTTP, Service: "a", Port: 1, HeadersToUpstream: []string{"x-up"}, HeadersToClient: []string{"x-d*"}}, addr, r)
 	want := l7.Fields{{Name: "x-a", Value: "1"}, {Name: "x-a", Value: "2"}, {Name: "x-request-id", Value: "id"}, {Name: "x-up", Value: "1"}, {Name: "x-up", Value: "2"}}
 	if got := Apply(r.Head.Fields, a.Edits); !a.Allowed || !slices.Equal(got, want) {
 		t.Errorf("the request has %v, want %v", got, want)
@@ -246,11 +247,11 @@ func TestHTTPRefuses(t *testing.T) {
 		w.WriteHeader(http.StatusFound)
 		_, _ = io.WriteString(w, "go away")
 	})
-	a := ask(t, Provider{Service: "a", Port: 1, HeadersToClientNot: []string{"x-other"}}, addr, aRequest())
+	a := ask(t, authz.Provider{Kind: authz.HTTP, Service: "a", Port: 1, HeadersToClientNot: []string{"x-other"}}, addr, aRequest())
 	if a.Allowed || a.Err != nil || a.Status != 302 || string(a.Body) != "go away" || a.Fields.Get("location") == "" || a.Fields.Has("x-why") {
 		t.Errorf("the answer is %+v", a)
 	}
-	if a = ask(t, Provider{Service: "a", Port: 1}, addr, aRequest()); a.Fields.Get("x-why") != "because" || a.Fields.Has("content-length") {
+	if a = ask(t, authz.Provider{Kind: authz.HTTP, Service: "a", Port: 1}, addr, aRequest()); a.Fields.Get("x-why") != "because" || a.Fields.Has("content-length") {
 		t.Errorf("without a list the answer has %v", a.Fields)
 	}
 }
@@ -260,7 +261,7 @@ func TestNoAnswerIsTheProvidersChoice(t *testing.T) {
 	silent := serveHTTP(t, func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
 	for name, addr := range map[string]string{"a 500": broken, "silence": silent, "nobody": "127.0.0.1:1"} {
 		for _, open := range []bool{false, true} {
-			a := ask(t, Provider{Name: "x", Service: "a", Port: 1, FailOpen: open, Timeout: 50 * time.Millisecond}, addr, aRequest())
+			a := ask(t, authz.Provider{Kind: authz.HTTP, Name: "x", Service: "a", Port: 1, FailOpen: open, Timeout: 50 * time.Millisecond}, addr, aRequest())
 			if a.Allowed != open || a.Status != 403 || a.Err == nil || !strings.Contains(a.Err.Error(), "authorizer x: ") {
 				t.Errorf("%s, failOpen %v: %+v", name, open, a)
 			}
@@ -273,10 +274,10 @@ func TestTooMuchContentIsRefusedUnasked(t *testing.T) {
 	addr := serveHTTP(t, func(http.ResponseWriter, *http.Request) { asked = true })
 	r := aRequest()
 	r.Partial = true
-	if a := ask(t, Provider{Service: "a", Port: 1, Body: &Body{Max: 5}, FailOpen: true}, addr, r); a.Allowed || a.Status != 413 || asked {
+	if a := ask(t, authz.Provider{Kind: authz.HTTP, Service: "a", Port: 1, Body: &authz.Body{Max: 5}, FailOpen: true}, addr, r); a.Allowed || a.Status != 413 || asked {
 		t.Errorf("the answer is %+v, asked %v", a, asked)
 	}
-	if a := ask(t, Provider{Service: "a", Port: 1, Body: &Body{Max: 5, AllowPartial: true}}, addr, r); !a.Allowed || !asked {
+	if a := ask(t, authz.Provider{Kind: authz.HTTP, Service: "a", Port: 1, Body: &authz.Body{Max: 5, AllowPartial: true}}, addr, r); !a.Allowed || !asked {
 		t.Errorf("with allowPartialMessage the answer is %+v", a)
 	}
 }
@@ -284,7 +285,7 @@ func TestTooMuchContentIsRefusedUnasked(t *testing.T) {
 func TestQuestionsAreBounded(t *testing.T) {
 	entered, leave := make(chan bool), make(chan bool)
 	addr := serveHTTP(t, func(http.ResponseWriter, *http.Request) { entered <- true; <-leave })
-	c, err := New(Provider{Service: "a", Port: 1}, Options{Dial: dialTo(addr), Pending: 1})
+	c, err := New(&authz.Provider{Kind: authz.HTTP, Service: "a", Port: 1}, Options{Dial: dialTo(addr), Pending: 1})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -305,7 +306,7 @@ func TestQuestionsAreBounded(t *testing.T) {
 func TestCancelIsSilent(t *testing.T) {
 	entered := make(chan bool, 1)
 	addr := serveHTTP(t, func(_ http.ResponseWriter, r *http.Request) { entered <- true; <-r.Context().Done() })
-	c, err := New(Provider{Service: "a", Port: 1}, Options{Dial: dialTo(addr)})
+	c, err := New(&authz.Provider{Kind: authz.HTTP, Service: "a", Port: 1}, Options{Dial: dialTo(addr)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -313,23 +314,4 @@ func TestCancelIsSilent(t *testing.T) {
 	<-entered
 	cancel()
 	c.Close()
-}
-
-func TestValidateNamesFields(t *testing.T) {
-	p := Provider{
-		Name: "x", Port: 70000, Timeout: -1, StatusOnError: 1000, Body: &Body{Max: 1 << 20}, PathPrefix: "check",
-		IncludeHeaders: []string{"a", "*"}, HeadersToUpstream: []string{""},
-	}
-	err := p.Validate()
-	for _, want := range []string{
-		"extensionProviders[name=x].envoyExtAuthzHttp.service: is required", "port: 70000 is not 1 to 65535", "timeout: ", "statusOnError: 1000",
-		"includeRequestBodyInCheck.maxRequestBytes: 1048576", `pathPrefix: "check"`, `includeRequestHeadersInCheck[1]: "*"`, "headersToUpstreamOnAllow[0]",
-	} {
-		if err == nil || !strings.Contains(err.Error(), want) {
-			t.Errorf("no %q in\n%v", want, err)
-		}
-	}
-	if err := (&Provider{Name: "x", Service: "a", Port: 1, GRPC: true}).Validate(); err != nil {
-		t.Error(err)
-	}
 }

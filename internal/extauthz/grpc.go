@@ -16,6 +16,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"github.com/waystone-mesh/waystone/authz"
 	"github.com/waystone-mesh/waystone/internal/identity"
 	"github.com/waystone-mesh/waystone/internal/l7"
 )
@@ -24,7 +25,7 @@ import (
 const partialBody = "x-envoy-auth-partial-body"
 
 // overGRPC asks by envoy.service.auth.v3.Authorization/Check.
-func overGRPC(p *Provider, dial func(context.Context) (net.Conn, error)) (ask func(context.Context, *Request) (Answer, error), end func(), err error) {
+func overGRPC(p *authz.Provider, dial func(context.Context) (net.Conn, error)) (ask func(context.Context, *Request) (Answer, error), end func(), err error) {
 	conn, err := grpc.NewClient("passthrough:///"+hostOf(p.Service),
 		grpc.WithTransportCredentials(insecure.NewCredentials()), // the mesh protects what is dialled
 		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return dial(ctx) }))
@@ -45,8 +46,13 @@ func overGRPC(p *Provider, dial func(context.Context) (net.Conn, error)) (ask fu
 // hostOf returns the host name of [namespace/]host.
 func hostOf(service string) string { return service[strings.IndexByte(service, '/')+1:] }
 
-// Attributes writes a request as the protocol has it.
-func Attributes(p *Provider, r *Request) *authv3.AttributeContext {
+// Attributes writes a request as the protocol has it. Of a connection that is not
+// HTTP it has the two ends.
+func Attributes(p *authz.Provider, r *Request) *authv3.AttributeContext {
+	a := &authv3.AttributeContext{Source: peer(r.Source, r.Peer), Destination: peer(r.Dest, r.Self)}
+	if r.Head == nil {
+		return a
+	}
 	h := &authv3.AttributeContext_HttpRequest{
 		Id: r.Head.Fields.Get("x-request-id"), Method: r.Head.Method, Path: r.Head.Path, Host: r.Head.Authority, Scheme: r.Head.Scheme,
 		Size: r.Head.Length, Protocol: r.Head.Protocol.String(), Headers: headers(r.Head),
@@ -59,11 +65,8 @@ func Attributes(p *Provider, r *Request) *authv3.AttributeContext {
 			h.Body = strings.ToValidUTF8(string(r.Content), "!")
 		}
 	}
-	return &authv3.AttributeContext{
-		Source:      peer(r.Source, r.Peer),
-		Destination: peer(r.Dest, r.Self),
-		Request:     &authv3.AttributeContext_Request{Time: timestamppb.New(r.At), Http: h},
-	}
+	a.Request = &authv3.AttributeContext_Request{Time: timestamppb.New(r.At), Http: h}
+	return a
 }
 
 // headers are all fields of a request, with Envoy's names for its first line.

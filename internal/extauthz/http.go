@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/waystone-mesh/waystone/authz"
 	"github.com/waystone-mesh/waystone/internal/l7"
 )
 
@@ -24,7 +25,7 @@ const (
 )
 
 // overHTTP asks with the request's own method and path.
-func overHTTP(p *Provider, dial func(context.Context) (net.Conn, error)) (ask func(context.Context, *Request) (Answer, error), end func()) {
+func overHTTP(p *authz.Provider, dial func(context.Context) (net.Conn, error)) (ask func(context.Context, *Request) (Answer, error), end func()) {
 	transport := &http.Transport{
 		DialContext:            func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx) },
 		MaxIdleConnsPerHost:    64,
@@ -53,7 +54,7 @@ func overHTTP(p *Provider, dial func(context.Context) (net.Conn, error)) (ask fu
 // question makes the request to the authorizer: the method, path and host of the
 // one it is about, some of its fields, and its content only if the provider
 // says so.
-func question(ctx context.Context, p *Provider, r *Request) (*http.Request, error) {
+func question(ctx context.Context, p *authz.Provider, r *Request) (*http.Request, error) {
 	target := p.PathPrefix + r.Head.Path
 	u, err := url.ParseRequestURI(target)
 	if err != nil {
@@ -80,7 +81,7 @@ func question(ctx context.Context, p *Provider, r *Request) (*http.Request, erro
 }
 
 // fromHTTP reads an answer: 200 lets the request pass, a 5xx is none.
-func fromHTTP(p *Provider, resp *http.Response) (Answer, error) {
+func fromHTTP(p *authz.Provider, resp *http.Response) (Answer, error) {
 	if resp.StatusCode >= 500 {
 		return Answer{}, fmt.Errorf("it answered %s", resp.Status)
 	}
@@ -136,4 +137,22 @@ func fieldsOf(h http.Header) l7.Fields {
 	}
 	slices.SortStableFunc(f, func(a, b l7.Field) int { return strings.Compare(a.Name, b.Name) })
 	return f
+}
+
+// matches reports whether a header's name, in lower case, is in a list of
+// patterns.
+func matches(patterns []string, name string) bool {
+	for _, s := range patterns {
+		s = strings.ToLower(s)
+		if prefix, ok := strings.CutSuffix(s, "*"); ok && strings.HasPrefix(name, prefix) {
+			return true
+		}
+		if suffix, ok := strings.CutPrefix(s, "*"); ok && strings.HasSuffix(name, suffix) {
+			return true
+		}
+		if s == name {
+			return true
+		}
+	}
+	return false
 }
