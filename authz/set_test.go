@@ -221,26 +221,3 @@ func TestAskGoesOnAfterAQuestionOfAnotherSet(t *testing.T) {
 		t.Error("a closed set decides to allow")
 	}
 }
-
-// Where nobody verifies JWTs, a policy that asks what one says cannot be kept: it
-// is refused, and closes its target, rather than never deny.
-func TestNoTokensMeansNoPolicyAboutThem(t *testing.T) {
-	for field, rule := range map[string]authz.Rule{
-		"spec.rules[0].from[0].source.requestPrincipals": {From: []authz.Source{{NotRequestPrincipals: []string{"*"}}}},
-		"spec.rules[0].when[0].key":                      {When: []authz.Condition{{Key: "request.auth.claims[group]", NotValues: []string{"admin"}}}},
-	} {
-		for _, action := range []authz.Action{authz.Allow, authz.Deny} {
-			p := &authz.Policy{Name: "p", Namespace: "default", Action: action, Rules: []authz.Rule{rule}}
-			set, err := authz.Compile(authz.Options{NoTokens: true}, p)
-			if !errors.Is(err, authz.ErrUnsupported) || !strings.Contains(err.Error(), field) {
-				t.Errorf("%v on %s: %v, want that it is not supported", action, field, err)
-			}
-			if v := set.Check(&authz.Input{HTTP: &l7.Request{Method: "GET", Path: "/"}}); v.Allowed {
-				t.Errorf("%v on %s: allowed", action, field)
-			}
-			if _, err := authz.Compile(authz.Options{}, p); err != nil {
-				t.Errorf("%v on %s: with tokens: %v", action, field, err)
-			}
-		}
-	}
-}

@@ -49,8 +49,8 @@ var imports = map[string]string{
 	"telemetry":       "internal/identity internal/mesh",
 
 	// It knows, and they read and feed it.
-	"internal/config":   "authz internal/identity internal/mesh routing",
-	"internal/manifest": "authz internal/config internal/identity internal/l7 internal/mesh routing",
+	"internal/config":   "authz authz/jwt internal/identity internal/mesh routing",
+	"internal/manifest": "authz authz/jwt internal/config internal/identity internal/l7 internal/mesh routing",
 	"internal/file":     "authz internal/config internal/identity internal/manifest internal/mesh internal/watch routing",
 	"internal/admin":    "telemetry",
 

@@ -41,66 +41,13 @@ func (s *state) gatewayChanged(k mesh.Key) {
 // authzOptions returns how policies are compiled for this view.
 func (s *state) authzOptions() authz.Options {
 	return authz.Options{
-		TrustDomain: s.options.TrustDomain, Aliases: s.options.Aliases, RootNamespace: s.options.RootNamespace,
-		NoTokens: true, // the waypoint verifies none yet
-		L4:       !s.waypoint(),
+		TrustDomain: s.mesh.TrustDomain, Aliases: s.mesh.Aliases, RootNamespace: s.mesh.RootNamespace,
+		Providers: s.mesh.Providers, L4: !s.waypoint(),
 	}
 }
 
-func (s *state) putPolicy(p *authz.Policy) error {
-	old := s.policies[p.Key()]
-	if old != nil && old.closed == nil && same(old.policy, p) {
-		return nil
-	}
-	if _, err := authz.Compile(s.authzOptions(), p); err != nil {
-		return err
-	}
-	s.versions++
-	s.setPolicy(p.Key(), &policyState{key: p.Key(), version: s.versions, policy: p})
-	return nil
-}
-
-// closePolicy has a policy that was rejected and never was good fail its
-// targets closed. It reports whether it did: a good version stays in force.
-func (s *state) closePolicy(k mesh.Key, readable *authz.Policy) bool {
-	old := s.policies[k]
-	switch {
-	case old != nil && old.closed == nil:
-		return false
-	case old != nil && (old.policy == readable || readable != nil && same(old.policy, readable)):
-		return true // rejected again, as closed as before
-	}
-	s.versions++
-	set := authz.Closed(k.Kind + " " + k.Namespace + "/" + k.Name + " was rejected")
-	s.setPolicy(k, &policyState{key: k, version: s.versions, policy: readable, closed: set})
-	return true
-}
-
-// setPolicy puts st, or nil, in the place of a policy and marks what either is
-// attached to.
-func (s *state) setPolicy(k mesh.Key, st *policyState) {
-	byKey := func(a, b *policyState) int { return cmp.Compare(a.key.Name, b.key.Name) }
-	old := s.policies[k]
-	if old != nil {
-		s.markAttached(old)
-		delete(s.policies, k)
-		s.retired = append(s.retired, old.version)
-		s.inNamespace[k.Namespace] = slices.DeleteFunc(s.inNamespace[k.Namespace], func(p *policyState) bool { return p == old })
-	}
-	if st != nil {
-		s.policies[k] = st
-		list := s.inNamespace[k.Namespace]
-		i, _ := slices.BinarySearchFunc(list, st, byKey)
-		s.inNamespace[k.Namespace] = slices.Insert(list, i, st)
-		s.markAttached(st)
-	}
-	if len(s.inNamespace[k.Namespace]) == 0 {
-		delete(s.inNamespace, k.Namespace)
-	}
-	s.listings = true
-}
-
-func (s *state) markAttached(p *policyState) {
+// markAttached marks what a policy is attached to.
+func (s *state) markAttached(p *target) {
 	if !s.waypoint() {
 		s.markAll(nil, func(w *mesh.Workload) bool { return s.selects(p, w) })
 		return
@@ -118,14 +65,14 @@ func (s *state) markAttached(p *policyState) {
 //
 // Other selectors are the node tunnel's business, and so are policies with
 // neither (spec of waypoints: a namespace's policy does not reach them).
-func (s *state) onGateway(p *policyState) bool {
+func (s *state) onGateway(p *target) bool {
 	gw := s.options.Gateway
 	root := p.key.Namespace == s.options.RootNamespace
-	if p.policy == nil { // nothing could be read: it might be
+	if p.unknown { // it might be
 		return root || p.key.Namespace == gw.Namespace
 	}
-	for i := range p.policy.TargetRefs {
-		ref := &p.policy.TargetRefs[i]
+	for i := range p.refs {
+		ref := &p.refs[i]
 		switch ref.Kind {
 		case "Gateway":
 			if p.key.Namespace == gw.Namespace && ref.Name == gw.Name {
@@ -138,7 +85,7 @@ func (s *state) onGateway(p *policyState) bool {
 			}
 		}
 	}
-	if sel := p.policy.Selector; len(sel) != 1 || sel[gatewayNameLabel] != gw.Name || !root && p.key.Namespace != gw.Namespace {
+	if sel := p.selector; len(sel) != 1 || sel[gatewayNameLabel] != gw.Name || !root && p.key.Namespace != gw.Namespace {
 		return false
 	}
 	g := s.gateway()
@@ -146,18 +93,18 @@ func (s *state) onGateway(p *policyState) bool {
 }
 
 // targets reports whether p names the service svc, which is in its namespace.
-func (s *state) targets(p *policyState, svc *mesh.Service) bool {
+func (s *state) targets(p *target, svc *mesh.Service) bool {
 	if p.key.Namespace != svc.Namespace {
 		return false
 	}
-	if p.policy == nil {
+	if p.unknown {
 		return true // it might be
 	}
 	kind := "ServiceEntry"
 	if isKubernetes(svc) {
 		kind = "Service"
 	}
-	return slices.ContainsFunc(p.policy.TargetRefs, func(r authz.TargetRef) bool {
+	return slices.ContainsFunc(p.refs, func(r authz.TargetRef) bool {
 		return r.Kind == kind && r.Name == svc.Name
 	})
 }
@@ -169,7 +116,7 @@ func isKubernetes(svc *mesh.Service) bool {
 
 // selects reports whether p is, in the node tunnel's view, attached to w: as a
 // policy of the whole mesh or of its namespace, or because w lists it.
-func (s *state) selects(p *policyState, w *mesh.Workload) bool {
+func (s *state) selects(p *target, w *mesh.Workload) bool {
 	listed := func() bool {
 		return slices.ContainsFunc(w.Policies, func(k mesh.Key) bool {
 			return k.Namespace == p.key.Namespace && k.Name == p.key.Name
@@ -177,46 +124,37 @@ func (s *state) selects(p *policyState, w *mesh.Workload) bool {
 	}
 	inScope := p.key.Namespace == w.Namespace || p.key.Namespace == s.options.RootNamespace
 	switch {
-	case p.policy == nil:
+	case p.unknown:
 		return inScope || listed()
-	case len(p.policy.TargetRefs) > 0:
+	case len(p.refs) > 0:
 		return false
-	case len(p.policy.Selector) > 0:
+	case len(p.selector) > 0:
 		return listed()
 	}
 	return inScope || listed()
 }
 
-// policiesOf returns the policies attached to a service or, if svc is nil, to a
-// workload, in the order of their keys.
-func (s *state) policiesOf(svc *mesh.Service, w *mesh.Workload) []*policyState {
-	var namespaces []string
-	attached := s.onGateway
+// attached says which policies are attached to a service or, if svc is nil, to a
+// workload: in which namespaces they can be, in order, and whether one is.
+func (s *state) attached(svc *mesh.Service, w *mesh.Workload) (namespaces []string, is func(*target) bool) {
+	is = s.onGateway
 	switch {
 	case !s.waypoint() && svc != nil:
-		return nil
+		return nil, nil
 	case !s.waypoint():
 		namespaces = []string{s.options.RootNamespace, w.Namespace}
 		for _, k := range w.Policies {
 			namespaces = append(namespaces, k.Namespace)
 		}
-		attached = func(p *policyState) bool { return s.selects(p, w) }
+		is = func(p *target) bool { return s.selects(p, w) }
 	case svc != nil:
 		namespaces = []string{s.options.RootNamespace, s.options.Gateway.Namespace, svc.Namespace}
-		attached = func(p *policyState) bool { return s.onGateway(p) || s.targets(p, svc) }
+		is = func(p *target) bool { return s.onGateway(p) || s.targets(p, svc) }
 	default:
 		namespaces = []string{s.options.RootNamespace, s.options.Gateway.Namespace}
 	}
 	slices.Sort(namespaces)
-	var out []*policyState
-	for _, ns := range slices.Compact(namespaces) {
-		for _, p := range s.inNamespace[ns] {
-			if attached(p) {
-				out = append(out, p)
-			}
-		}
-	}
-	return out
+	return slices.Compact(namespaces), is
 }
 
 // routesOf returns the routes that our waypoint applies to a port of a service:

@@ -19,9 +19,13 @@ type builder struct {
 	near mesh.Locality // where the proxy is
 
 	// What was compiled from the same versions is compiled once and stays the
-	// same pointer.
-	sets   cache[*authz.Set]
+	// same pointer, as with policies.
 	tables cache[*routing.Table]
+
+	// Which sets of RequestAuthentications destinations have, and whether those
+	// are others than before.
+	tokenUses     uses
+	sourcesChange bool
 
 	changes Changes
 }
@@ -63,8 +67,12 @@ func (b *builder) build(old *Snapshot) (*Snapshot, Changes) {
 	if b.listings {
 		b.list(&next)
 	}
+	if b.sourcesChange {
+		next.sources, b.sourcesChange = b.tokenUses.sources(), false
+	}
+	b.policies.forget()
+	b.tokens.forget()
 	if len(b.retired) > 0 {
-		b.sets.forget(b.retired)
 		b.tables.forget(b.retired)
 		b.retired = b.retired[:0]
 	}
@@ -133,6 +141,7 @@ func (b *builder) touchService(st *serviceState) {
 
 // replaced records which destinations stand in the place of a view's.
 func (b *builder) replaced(old, view *serviceView) {
+	b.useTokens(old.some(), view.some())
 	if old == nil {
 		return
 	}
@@ -158,7 +167,7 @@ func (b *builder) replaced(old, view *serviceView) {
 func (b *builder) compileService(st *serviceState) *serviceView {
 	svc := st.service
 	base := Destination{Service: svc, Attached: b.waypoint() && b.serves(&b.book, svc)}
-	base.Policies = b.policySet(base.Attached, svc, nil)
+	b.policiesFor(&base)
 	view := &serviceView{service: svc}
 	for i := range svc.Ports {
 		d := base
@@ -201,7 +210,7 @@ func (st *serviceState) budget(port uint16) *routing.Budget {
 // keep returns old if d says the same, else a copy of d.
 func keep(old, d *Destination) *Destination {
 	if old != nil && old.Service == d.Service && old.Port == d.Port && old.Workload == d.Workload &&
-		old.Policies == d.Policies && old.Routes == d.Routes && old.Attached == d.Attached &&
+		old.Policies == d.Policies && old.Tokens == d.Tokens && old.Routes == d.Routes && old.Attached == d.Attached &&
 		old.Retries == d.Retries && slices.Equal(old.Endpoints, d.Endpoints) {
 		return old
 	}
@@ -221,13 +230,14 @@ func (b *builder) workload(st *workloadState, e *edit[string, *Destination]) {
 		delete(b.workloads, st.uid)
 		if st.dest = nil; old != nil {
 			e.remove(st.uid)
+			b.useTokens(old, nil)
 			b.changes.Destinations[old] = nil
 			b.changes.Workloads = append(b.changes.Workloads, WorkloadChange{Old: before})
 		}
 		return
 	}
 	d := Destination{Workload: w, Attached: b.waypoint() && b.leadsHere(&b.book, w.Waypoint), Retries: st.retries}
-	d.Policies = b.policySet(d.Attached, nil, w)
+	b.policiesFor(&d)
 	if ep, ok := b.endpoint(nil, st, 0); ok {
 		d.Endpoints = []mesh.Endpoint{ep}
 	}
@@ -235,6 +245,7 @@ func (b *builder) workload(st *workloadState, e *edit[string, *Destination]) {
 		return
 	}
 	e.set(st.uid, st.dest)
+	b.useTokens(old, st.dest)
 	if old != nil {
 		b.changes.Destinations[old] = st.dest
 	}
@@ -248,30 +259,21 @@ func (b *builder) workload(st *workloadState, e *edit[string, *Destination]) {
 	}
 }
 
-// policySet returns the set of a service or workload.
-func (b *builder) policySet(attached bool, svc *mesh.Service, w *mesh.Workload) *authz.Set {
-	if b.waypoint() && !attached {
-		return unattached
+// policiesFor gives d, which has its Service or Workload, its policies.
+func (b *builder) policiesFor(d *Destination) {
+	if b.waypoint() && !d.Attached {
+		d.Policies = unattached
+		return
 	}
-	states := b.policiesOf(svc, w)
-	if len(states) == 0 {
-		return nil
-	}
-	versions := make([]uint64, len(states))
-	policies := make([]*authz.Policy, len(states))
-	for i, p := range states {
-		if p.closed != nil {
-			return p.closed
-		}
-		versions[i], policies[i] = p.version, p.policy
-	}
-	return b.sets.of(versions, func() *authz.Set {
-		set, err := authz.Compile(b.authzOptions(), policies...)
-		if err != nil { // each was good by itself
-			return authz.Closed(err.Error())
-		}
-		return set
-	})
+	namespaces, attached := b.attached(d.Service, d.Workload)
+	d.Policies = b.policies.set(namespaces, attached)
+	d.Tokens = b.tokens.set(namespaces, attached)
+}
+
+// useTokens notes which RequestAuthentications a Destination has in the place of
+// those of another, which of them may be nil.
+func (b *builder) useTokens(old, now *Destination) {
+	b.sourcesChange = b.tokenUses.change(tokensOf(old), tokensOf(now)) || b.sourcesChange
 }
 
 // table returns the table of a port of a service.
@@ -357,12 +359,8 @@ func sortedLengths(counts map[prefixLength]int) []prefixLength {
 
 // list makes the snapshot's lists of what it was compiled from.
 func (b *builder) list(next *Snapshot) {
-	next.policies, next.routes, next.gateways = nil, nil, nil
-	for _, p := range b.policies {
-		if p.closed == nil {
-			next.policies = append(next.policies, p.policy)
-		}
-	}
+	next.routes, next.gateways = nil, nil
+	next.mesh, next.policies, next.tokens = b.mesh, b.policies.good(), b.tokens.good()
 	for _, r := range b.routes {
 		next.routes = append(next.routes, r.route)
 	}
@@ -370,6 +368,7 @@ func (b *builder) list(next *Snapshot) {
 		next.gateways = append(next.gateways, g)
 	}
 	slices.SortFunc(next.policies, compareKeys)
+	slices.SortFunc(next.tokens, compareKeys)
 	slices.SortFunc(next.routes, compareKeys)
 	slices.SortFunc(next.gateways, compareKeys)
 	b.listings = false

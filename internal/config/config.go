@@ -17,10 +17,11 @@
 //
 // When the batch is published, at once or after [Options].Quiet without
 // another, the marked services and workloads are compiled: policies into an
-// [authz.Set], routes into a [routing.Table], members into endpoints. What is
-// compiled from the same inputs is the same pointer, and a [Destination] in
-// which nothing changed stays the one that it was, so a tunnel that holds a
-// Destination holds all it needs to know, and learns from its going stale.
+// [authz.Set], RequestAuthentications into a [jwt.Set], routes into a
+// [routing.Table], members into endpoints. What is compiled from the same inputs
+// is the same pointer, and a [Destination] in which nothing changed stays the one
+// that it was, so a tunnel that holds a Destination holds all it needs to know,
+// and learns from its going stale.
 //
 // The new Snapshot shares with the old whatever did not change, and is
 // published by one atomic store. Then those who registered with
@@ -38,20 +39,23 @@
 //
 // A policy that was rejected and never was good closes whatever it is attached
 // to, as far as that can be read; if nothing of it can, whatever a policy of
-// its namespace could be attached to. A destination that our waypoint does not
-// serve has a set that refuses everyone.
+// its namespace could be attached to. So does a RequestAuthentication at a
+// waypoint. One under dry run closes nothing. A CUSTOM policy whose provider is not there refuses what it matches.
+// A destination that our waypoint does not serve has a set that refuses everyone.
 package config
 
 import (
 	"time"
 
 	"github.com/waystone-mesh/waystone/authz"
+	"github.com/waystone-mesh/waystone/authz/jwt"
 	"github.com/waystone-mesh/waystone/internal/mesh"
 	"github.com/waystone-mesh/waystone/routing"
 )
 
-// A Resource is a *mesh.Workload, *mesh.Service, *authz.Policy, *routing.Route
-// or *Gateway. It is immutable once it has been given to Apply.
+// A Resource is a *mesh.Workload, *mesh.Service, *authz.Policy,
+// *jwt.RequestAuthentication, *routing.Route, *Gateway or *Mesh. It is immutable
+// once it has been given to Apply.
 type Resource interface{ Key() mesh.Key }
 
 // An Update is a change to one resource.
@@ -72,9 +76,13 @@ type Options struct {
 	// zero Key is the node tunnel's view.
 	Gateway mesh.Key
 
-	TrustDomain   string   // "" is cluster.local
-	Aliases       []string // further trust domains that mean this one
-	RootNamespace string   // "" is istio-system
+	TrustDomain   string // "" is cluster.local
+	RootNamespace string // "" is istio-system
+
+	// What MeshConfig may say, and does not when it is set here: further trust
+	// domains that mean ours, and what is done to paths.
+	Aliases       []string
+	Normalization *routing.Normalization
 
 	// Where the proxy runs, which decides what is near it. A Locality that is
 	// not set is taken from the workloads of the Node.
@@ -137,6 +145,10 @@ type Destination struct {
 	// In the node tunnel's view services have none.
 	Policies *authz.Set
 
+	// Tokens are the RequestAuthentications that a request has to satisfy; nil:
+	// none. What is not HTTP has no tokens.
+	Tokens *jwt.Set
+
 	// Routes say where requests go: nil sends them to the destination itself,
 	// as routing's table of no routes does.
 	Routes *routing.Table
@@ -176,5 +188,5 @@ type Rejection struct {
 	Key    mesh.Key
 	Err    error
 	Since  time.Time
-	Closed bool // a policy that never was good: what it is attached to refuses everyone
+	Closed bool // a policy of either kind that never was good: what it is attached to refuses everyone
 }

@@ -3,6 +3,7 @@ package config
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"net/netip"
 	"slices"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/waystone-mesh/waystone/authz"
 	"github.com/waystone-mesh/waystone/internal/mesh"
+	"github.com/waystone-mesh/waystone/routing"
 )
 
 // TestRandomChangesGiveWhatABuildFromScratchGives makes random changes to a
@@ -109,7 +111,7 @@ func (w *world) pick(of ...string) string { return of[w.rnd.IntN(len(of))] }
 
 func (w *world) resource() Resource {
 	ns := w.pick("default", "other", "istio-system")
-	switch w.rnd.IntN(9) {
+	switch w.rnd.IntN(12) {
 	case 0:
 		p := policy(ns+"/"+w.pick("p", "q"), ref("Service", w.pick("items", "web")))
 		if w.rnd.IntN(2) == 0 && ns != "other" {
@@ -132,6 +134,25 @@ func (w *world) resource() Resource {
 			g.Addresses[0] = mesh.GatewayAddress{Address: mesh.Address{IP: netip.MustParseAddr(w.pick("10.1.0.1", "10.0.0.1"))}}
 		}
 		return g
+	case 9:
+		p := tokens(ns+"/"+w.pick("p", "q"), w.pick("i", "j"), ref("Service", w.pick("items", "web")))
+		if w.rnd.IntN(2) == 0 && ns != "other" {
+			p.TargetRefs[0] = ref("Gateway", "waypoint")
+		}
+		return p
+	case 10:
+		m := &Mesh{Providers: map[string]*authz.Provider{}, Normalization: routing.Normalization(w.rnd.IntN(2)), Aliases: []string{w.pick("old", "older")}}
+		for _, name := range []string{"x", "y"} {
+			if w.rnd.IntN(2) == 0 {
+				m.Providers[name] = &authz.Provider{Name: name, Kind: authz.ProviderKind(w.rnd.IntN(2)), Service: "s", Port: 1 + w.rnd.Uint32N(2)}
+			}
+		}
+		return m
+	case 11:
+		p := policy(ns+"/"+w.pick("p", "q"), ref("Service", w.pick("items", "web")))
+		p.Action, p.Provider = authz.Custom, w.pick("x", "y")
+		p.Rules[0].From[0] = authz.Source{Principals: []string{"cluster.local/ns/" + w.pick("good", "bad") + "/sa/sa"}}
+		return p
 	case 3, 4, 5:
 		s := svc(w.pick("default", "other")+"/"+w.pick("items", "web", "waypoint"), w.pick("10.1.0.1", "10.1.0.2", "10.2.0.0/16", "10.2.0.0/24"))
 		s.Canonical = w.rnd.IntN(2) == 0
@@ -209,7 +230,9 @@ func dump(t *testing.T, s *Store) string {
 			say("local %s %s", n, w.UID)
 		}
 	}
-	say("lists %d %d %d lengths %v", len(snap.policies), len(snap.routes), len(snap.gateways), snap.lengths)
+	say("lists %d %d %d %d lengths %v", len(snap.policies), len(snap.tokens), len(snap.routes), len(snap.gateways), snap.lengths)
+	say("mesh %v %v %v", slices.Sorted(maps.Keys(snap.Mesh().Providers)), snap.Mesh().Normalization, snap.Mesh().Aliases)
+	say("sources %v", snap.TokenSources())
 	say("counts %d %d %d %d %d %d", snap.services.n, snap.workloads.n, snap.hosts.n, snap.vips.n, snap.blocks.n, snap.addresses.n)
 	say("rejected %s", rejections(s))
 	slices.Sort(out)
@@ -225,5 +248,5 @@ func tell(t *testing.T, d *Destination) string {
 	for _, e := range d.Endpoints {
 		eps = append(eps, e.Workload.UID+"@"+e.Addr.String()+"="+e.Wants)
 	}
-	return fmt.Sprintf("%s attached=%v good=%s bad=%s rule=%s %v", name(d), d.Attached, verdict(d, "good"), verdict(d, "bad"), rule(t, d), eps)
+	return fmt.Sprintf("%s attached=%v good=%s bad=%s tokens=%s rule=%s %v", name(d), d.Attached, verdict(d, "good"), verdict(d, "bad"), issuers(d), rule(t, d), eps)
 }

@@ -4,8 +4,10 @@ import (
 	"iter"
 	"net/netip"
 	"strings"
+	"time"
 
 	"github.com/waystone-mesh/waystone/authz"
+	"github.com/waystone-mesh/waystone/authz/jwt"
 	"github.com/waystone-mesh/waystone/internal/mesh"
 	"github.com/waystone-mesh/waystone/routing"
 )
@@ -26,7 +28,10 @@ type Snapshot struct {
 	addresses cow[mesh.Address, *Destination]   // of workloads: the one that is preferred there
 	nodes     cow[string, []*mesh.Workload]
 
+	mesh     *Mesh
 	policies []*authz.Policy
+	tokens   []*jwt.RequestAuthentication
+	sources  map[jwt.Source]time.Duration
 	routes   []*routing.Route
 	gateways []*Gateway
 }
@@ -48,6 +53,15 @@ type serviceView struct {
 type prefixLength struct {
 	bits int
 	is4  bool
+}
+
+// some returns one of v's destinations, or nil if v is nil. They all have the same
+// policies.
+func (v *serviceView) some() *Destination {
+	if v == nil {
+		return nil
+	}
+	return v.other
 }
 
 func (v *serviceView) port(p uint16) *Destination {

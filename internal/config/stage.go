@@ -10,6 +10,7 @@ import (
 	"unique"
 
 	"github.com/waystone-mesh/waystone/authz"
+	"github.com/waystone-mesh/waystone/authz/jwt"
 	"github.com/waystone-mesh/waystone/internal/mesh"
 	"github.com/waystone-mesh/waystone/routing"
 )
@@ -23,7 +24,14 @@ func (s *state) put(r Resource) error {
 	case *mesh.Service:
 		return s.putService(r)
 	case *authz.Policy:
-		return s.putPolicy(r)
+		return s.policies.put(s, r.Key(), r)
+	case *jwt.RequestAuthentication:
+		if !s.waypoint() {
+			return nil // tokens are in requests, which the node tunnel does not see
+		}
+		return s.tokens.put(s, r.Key(), r)
+	case *Mesh:
+		return s.putMesh(r)
 	case *routing.Route:
 		return s.putRoute(r)
 	case *Gateway:
@@ -44,7 +52,11 @@ func (s *state) remove(k mesh.Key) {
 	case "Service":
 		s.removeService(mesh.Hostname{Namespace: k.Namespace, Host: k.Name})
 	case authz.Kind:
-		s.setPolicy(k, nil)
+		s.policies.replace(s, k, nil)
+	case jwt.Kind:
+		s.tokens.replace(s, k, nil)
+	case MeshKind:
+		_ = s.putMesh(new(Mesh)) // it has nothing that could be wrong
 	case "Gateway":
 		if s.gateways[k] != nil {
 			delete(s.gateways, k)
@@ -53,6 +65,24 @@ func (s *state) remove(k mesh.Key) {
 	case "HTTPRoute":
 		s.setRoute(k, nil)
 	}
+}
+
+// shut has a policy that was rejected fail closed, if it never was good. It
+// reports whether it does.
+func (s *state) shut(u Update) bool {
+	switch u.Key.Kind {
+	case authz.Kind:
+		readable, _ := u.Value.(*authz.Policy)
+		if readable != nil && readable.DryRun { // it protects nothing, even if it was good
+			s.policies.open(s, u.Key)
+			return false
+		}
+		return s.policies.shut(s, u.Key, readable)
+	case jwt.Kind:
+		readable, _ := u.Value.(*jwt.RequestAuthentication)
+		return s.waypoint() && s.tokens.shut(s, u.Key, readable)
+	}
+	return false
 }
 
 // staged reports whether there is anything to publish.

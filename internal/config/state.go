@@ -6,6 +6,7 @@ import (
 	"sync/atomic"
 
 	"github.com/waystone-mesh/waystone/authz"
+	"github.com/waystone-mesh/waystone/authz/jwt"
 	"github.com/waystone-mesh/waystone/internal/mesh"
 	"github.com/waystone-mesh/waystone/routing"
 )
@@ -17,14 +18,15 @@ type state struct {
 
 	services  map[mesh.Hostname]*serviceState
 	workloads map[string]*workloadState // by UID
-	policies  map[mesh.Key]*policyState
+	policies  policies[authz.Policy, authz.Set]
+	tokens    policies[jwt.RequestAuthentication, jwt.Set] // at a waypoint
 	routes    map[mesh.Key]*routeState
 	gateways  map[mesh.Key]*Gateway
+	mesh      *Mesh // as in force
 
-	inNamespace map[string][]*policyState       // by namespace, in the order of names
-	onService   map[mesh.Hostname][]*routeState // by parent, in no order
-	pods        map[string]*workloadState       // those of our waypoint, by UID
-	blockCount  map[prefixLength]int            // of CIDR VIPs, by length
+	onService  map[mesh.Hostname][]*routeState // by parent, in no order
+	pods       map[string]*workloadState       // those of our waypoint, by UID
+	blockCount map[prefixLength]int            // of CIDR VIPs, by length
 
 	hosts     index[string, *serviceState]
 	vips      index[mesh.Address, *serviceState]
@@ -35,10 +37,10 @@ type state struct {
 	// What has changed since the last publish.
 	dirtyServices  []*serviceState
 	dirtyWorkloads []*workloadState
-	listings       bool // a policy, route or gateway
+	listings       bool // a policy, route or gateway, or MeshConfig
 
 	versions uint64   // the last version given to a policy or route
-	retired  []uint64 // the versions that are no more, since the last publish
+	retired  []uint64 // the versions of routes that are no more, since the last publish
 }
 
 // A serviceState is a service, or the name of one that workloads are members of
@@ -65,15 +67,6 @@ type workloadState struct {
 	dirty    bool
 }
 
-// A policyState is the last good version of a policy; or, of one that never was
-// good, what could be read of it and a set that refuses everyone.
-type policyState struct {
-	key     mesh.Key
-	version uint64
-	policy  *authz.Policy // of a closed one, nil if nothing could be read
-	closed  *authz.Set    // nil: the policy is good
-}
-
 // A routeState is the last good version of a route.
 type routeState struct {
 	version uint64
@@ -82,23 +75,33 @@ type routeState struct {
 
 func newState(o *Options) *state {
 	byService := func(a, b *serviceState) int { return compareServices(a.service, b.service) }
-	return &state{
-		options:     o,
-		services:    map[mesh.Hostname]*serviceState{},
-		workloads:   map[string]*workloadState{},
-		policies:    map[mesh.Key]*policyState{},
-		routes:      map[mesh.Key]*routeState{},
-		gateways:    map[mesh.Key]*Gateway{},
-		inNamespace: map[string][]*policyState{},
-		onService:   map[mesh.Hostname][]*routeState{},
-		pods:        map[string]*workloadState{},
-		blockCount:  map[prefixLength]int{},
-		hosts:       newIndex[string](byService),
-		vips:        newIndex[mesh.Address](byService),
-		blocks:      newIndex[mesh.Prefix](byService),
-		addresses:   newIndex[mesh.Address](compareWorkloads),
-		nodes:       newIndex[string](compareUIDs),
+	s := &state{
+		options:    o,
+		services:   map[mesh.Hostname]*serviceState{},
+		workloads:  map[string]*workloadState{},
+		routes:     map[mesh.Key]*routeState{},
+		gateways:   map[mesh.Key]*Gateway{},
+		mesh:       o.inForce(&Mesh{Providers: map[string]*authz.Provider{}}),
+		onService:  map[mesh.Hostname][]*routeState{},
+		pods:       map[string]*workloadState{},
+		blockCount: map[prefixLength]int{},
+		hosts:      newIndex[string](byService),
+		vips:       newIndex[mesh.Address](byService),
+		blocks:     newIndex[mesh.Prefix](byService),
+		addresses:  newIndex[mesh.Address](compareWorkloads),
+		nodes:      newIndex[string](compareUIDs),
 	}
+	s.policies = newPolicies(
+		func(list ...*authz.Policy) (*authz.Set, error) { return authz.Compile(s.authzOptions(), list...) }, authz.Closed,
+		func(p *authz.Policy) target { return target{key: p.Key(), refs: p.TargetRefs, selector: p.Selector} })
+	s.tokens = newPolicies(
+		func(list ...*jwt.RequestAuthentication) (*jwt.Set, error) {
+			return jwt.Compile(jwt.Options{RootNamespace: o.RootNamespace}, list...)
+		}, jwt.Closed,
+		func(p *jwt.RequestAuthentication) target {
+			return target{key: p.Key(), refs: p.TargetRefs, selector: p.Selector}
+		})
+	return s
 }
 
 // compareServices is the order in which services that share a name or address

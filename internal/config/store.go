@@ -9,7 +9,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/waystone-mesh/waystone/authz"
 	"github.com/waystone-mesh/waystone/internal/mesh"
 )
 
@@ -35,15 +34,15 @@ type Store struct {
 
 // NewStore returns a Store of an empty mesh.
 func NewStore(o Options) *Store {
-	o.TrustDomain = cmp.Or(o.TrustDomain, "cluster.local")
-	o.RootNamespace = cmp.Or(o.RootNamespace, "istio-system")
+	o.TrustDomain = cmp.Or(o.TrustDomain, defaultTrustDomain)
+	o.RootNamespace = cmp.Or(o.RootNamespace, defaultRootNamespace)
 	o.MaxQuiet = cmp.Or(o.MaxQuiet, 10*o.Quiet)
 	if o.Gateway != (mesh.Key{}) {
 		o.Gateway.Kind = "Gateway"
 	}
 	s := &Store{options: o, ready: make(chan struct{}), rejected: map[mesh.Key]Rejection{}}
-	s.builder.state = newState(&s.options)
-	s.current.Store(new(Snapshot))
+	s.builder.state, s.builder.tokenUses = newState(&s.options), uses{}
+	s.current.Store(&Snapshot{mesh: s.builder.mesh})
 	return s
 }
 
@@ -112,10 +111,7 @@ func (s *Store) rejectLocked(u Update, err error) {
 	if before, ok := s.rejected[u.Key]; ok {
 		r.Since = before.Since
 	}
-	if u.Key.Kind == authz.Kind {
-		readable, _ := u.Value.(*authz.Policy)
-		r.Closed = s.builder.closePolicy(u.Key, readable)
-	}
+	r.Closed = s.builder.shut(u)
 	s.rejected[u.Key] = r
 }
 

@@ -379,7 +379,7 @@ func TestWhatIsCompiledIsSharedAndForgotten(t *testing.T) {
 			t.Fatalf("rule %s, want %s", got, r.Rules[0].Name)
 		}
 	}
-	if n, m := len(s.builder.sets.compiled), len(s.builder.tables.compiled); n != 1 || m != 1 {
+	if n, m := len(s.builder.policies.sets.compiled), len(s.builder.tables.compiled); n != 1 || m != 1 {
 		t.Errorf("%d sets and %d tables are remembered, want 1 and 1", n, m)
 	}
 }

@@ -14,6 +14,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/waystone-mesh/waystone/authz"
 	"github.com/waystone-mesh/waystone/internal/config"
 	"github.com/waystone-mesh/waystone/internal/manifest"
 	"github.com/waystone-mesh/waystone/internal/mesh"
@@ -34,8 +35,17 @@ type stamp struct {
 	size     int64
 }
 
-// list returns the files to read, in the order of their names.
+// list returns the files to read, in the order of their names. That of MeshConfig
+// is one, and the last.
 func (s *Source) list() ([]string, error) {
+	names, err := s.manifests()
+	if err == nil && s.o.MeshConfig != "" {
+		names = append(names, s.o.MeshConfig)
+	}
+	return names, err
+}
+
+func (s *Source) manifests() ([]string, error) {
 	info, err := os.Stat(s.o.Path)
 	if err != nil {
 		return nil, err
@@ -50,7 +60,7 @@ func (s *Source) list() ([]string, error) {
 	var names []string
 	for _, e := range entries {
 		name := filepath.Join(s.o.Path, e.Name())
-		if !manifestName(e.Name()) {
+		if !manifestName(e.Name()) || s.isMeshConfig(name) {
 			continue
 		}
 		if info, err := os.Stat(name); err == nil && info.IsDir() {
@@ -76,18 +86,23 @@ func manifestName(name string) bool {
 
 // directories returns what to watch: renaming a file, or swapping a symbolic
 // link to a directory, shows in the directory where it is.
-func (s *Source) directories() []string {
-	path, err := filepath.Abs(s.o.Path)
-	if err != nil {
-		path = s.o.Path
-	}
-	dirs := []string{filepath.Dir(path)}
-	s.followed = []string{filepath.Base(path)}
-	if info, err := os.Stat(path); err == nil && info.IsDir() {
-		dirs = append(dirs, path)
-	} else if real, err := filepath.EvalSymlinks(path); err == nil {
-		dirs = append(dirs, filepath.Dir(real))
-		s.followed = append(s.followed, filepath.Base(real))
+func (s *Source) directories() (dirs []string) {
+	s.followed = nil
+	for _, path := range []string{s.o.Path, s.o.MeshConfig} {
+		if path == "" {
+			continue
+		}
+		if abs, err := filepath.Abs(path); err == nil {
+			path = abs
+		}
+		dirs = append(dirs, filepath.Dir(path))
+		s.followed = append(s.followed, filepath.Base(path))
+		if info, err := os.Stat(path); err == nil && info.IsDir() {
+			dirs = append(dirs, path)
+		} else if real, err := filepath.EvalSymlinks(path); err == nil {
+			dirs = append(dirs, filepath.Dir(real))
+			s.followed = append(s.followed, filepath.Base(real))
+		}
 	}
 	return dirs
 }
@@ -122,7 +137,7 @@ func (s *Source) look(store *config.Store, names []string, named map[string]bool
 			fresh.all = append(fresh.all, c)
 		}
 	}
-	fresh.decode()
+	fresh.decode(s.decode)
 	for _, c := range fresh.all {
 		s.take(c)
 		changed++
@@ -133,9 +148,11 @@ func (s *Source) look(store *config.Store, names []string, named map[string]bool
 	changes, errs := s.merge(names)
 	s.mu.Lock()
 	updates := s.index.Apply(changes...)
+	ignored := s.index.Ignored()
 	s.mu.Unlock()
+	s.sayIgnored(ignored)
 	_ = store.Apply(updates) // Rejected says it all, and not only of this batch
-	problems := s.settleProblems(append(errs, s.rejected(store)...))
+	problems := s.settleProblems(s.rejected(store, errs))
 	s.o.Logger.Info("config: read", "path", s.o.Path, "files", changed, "updates", len(updates), "problems", len(problems))
 	if s.o.OnRead != nil {
 		s.o.OnRead(Report{Files: changed, Updates: len(updates), Problems: problems})
@@ -159,18 +176,18 @@ type contents struct {
 	next atomic.Int64
 }
 
-func (c *contents) decode() {
+func (c *contents) decode(by func(name string, data []byte) *manifest.File) {
 	var decoders sync.WaitGroup
 	for range min(len(c.all), runtime.GOMAXPROCS(0)) {
-		decoders.Go(c.decodeNext)
+		decoders.Go(func() { c.decodeNext(by) })
 	}
 	decoders.Wait()
 }
 
 // decodeNext decodes what is left.
-func (c *contents) decodeNext() {
+func (c *contents) decodeNext(by func(name string, data []byte) *manifest.File) {
 	for i := int(c.next.Add(1)) - 1; i < len(c.all); i = int(c.next.Add(1)) - 1 {
-		c.all[i].file = manifest.Decode(c.all[i].name, c.all[i].data)
+		c.all[i].file = by(c.all[i].name, c.all[i].data)
 	}
 }
 
@@ -300,16 +317,42 @@ func byLine(r *read) func(a, b mesh.Key) int {
 	return func(a, b mesh.Key) int { return r.objects[a].Line - r.objects[b].Line }
 }
 
-// rejected returns what the store does not take although it passed here.
-func (s *Source) rejected(store *config.Store) []*manifest.Error {
-	var out []*manifest.Error
+// rejected adds to errs what else the store does not take: what passed here, and
+// parts of MeshConfig, each of which is refused by itself.
+func (s *Source) rejected(store *config.Store, errs []*manifest.Error) []*manifest.Error {
 	for _, r := range store.Rejected() {
 		var e *manifest.Error
-		if !errors.As(r.Err, &e) {
-			out = append(out, &manifest.Error{File: s.o.Path, Object: r.Key, Reason: r.Err.Error()})
+		switch {
+		case !errors.As(r.Err, &e):
+			errs = append(errs, s.place(r))
+		case !slices.Contains(errs, e):
+			errs = append(errs, e)
 		}
 	}
-	return out
+	return errs
+}
+
+// place says where a resource stands that the store did not take.
+func (s *Source) place(r config.Rejection) *manifest.Error {
+	e := &manifest.Error{File: s.o.Path, Object: r.Key, Reason: r.Err.Error()}
+	if o := s.owners[r.Key]; o != nil {
+		e.File, e.Line = o.File, o.Line
+	}
+	var field *authz.FieldError
+	if errors.As(r.Err, &field) {
+		e.Field, e.Reason = field.Field, field.Reason
+	}
+	return e
+}
+
+// sayIgnored logs each part of MeshConfig once that is not read.
+func (s *Source) sayIgnored(parts []string) {
+	for _, part := range parts {
+		if !s.ignored[part] {
+			s.ignored[part] = true
+			s.o.Logger.Debug("config: not read", "part", part)
+		}
+	}
 }
 
 // plain says what the operating system said, without the path.

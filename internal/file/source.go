@@ -4,9 +4,10 @@
 //	files → manifest.Decode → manifest.Index → Store.Apply
 //
 // The path is a file, or a directory of .yaml, .yml and .json files; directories
-// in it are not read. A file that is written shows within about 10 ms. A file
-// that is replaced by renaming, as most editors and the mount of a ConfigMap do
-// it, is never seen half-written; prefer it to writing in place.
+// in it are not read. MeshConfig may be in a file of its own. A file that is
+// written shows within about 10 ms. A file that is replaced by renaming, as most
+// editors and the mount of a ConfigMap do it, is never seen half-written; prefer
+// it to writing in place.
 //
 // What is wrong is reported and stays as it was: an object that is refused
 // keeps its last good version, and a file that cannot be read, or has a document
@@ -19,6 +20,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"os"
 	"slices"
 	"sync"
 	"time"
@@ -33,6 +35,10 @@ import (
 type Options struct {
 	Path     string // a file or a directory
 	Manifest manifest.Options
+
+	// MeshConfig is a file that is MeshConfig, or a ConfigMap that holds it, which
+	// then goes before a ConfigMap among the manifests; "" is none.
+	MeshConfig string
 
 	Logger *slog.Logger // nil: silent
 
@@ -79,6 +85,7 @@ type Source struct {
 	files   map[string]*read
 	owners  map[mesh.Key]*manifest.Object // as last given to the index
 	unknown map[string]bool               // kinds that have been reported
+	ignored map[string]bool               // parts of MeshConfig that have been reported
 	missing bool                          // the path itself cannot be read
 
 	followed []string // base names of the path itself, and of what it links to
@@ -100,6 +107,7 @@ func New(o Options) *Source {
 		files:   map[string]*read{},
 		owners:  map[mesh.Key]*manifest.Object{},
 		unknown: map[string]bool{},
+		ignored: map[string]bool{},
 		index:   manifest.NewIndex(o.Manifest),
 	}
 }
@@ -117,6 +125,11 @@ func (s *Source) Run(ctx context.Context, store *config.Store) error {
 	names, err := s.list()
 	if err != nil {
 		return fmt.Errorf("config %s: %w", s.o.Path, err)
+	}
+	if s.o.MeshConfig != "" {
+		if _, err := os.Stat(s.o.MeshConfig); err != nil {
+			return fmt.Errorf("mesh config: %w", err)
+		}
 	}
 	again := s.look(store, names, nil, true)
 	store.Synced()

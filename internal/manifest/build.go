@@ -38,6 +38,10 @@ func (x *Index) build(key mesh.Key) []config.Resource {
 		if p := n.policies[key.Name]; p != nil && !p.refused {
 			return []config.Resource{p.Policy}
 		}
+	case kindTokens:
+		if p := n.tokens[key.Name]; p != nil {
+			return []config.Resource{p}
+		}
 	case kindPeer:
 		if p := n.peers[key.Name]; p != nil {
 			if out := x.convertPeer(p); out != nil {

@@ -10,8 +10,10 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/waystone-mesh/waystone/internal/mesh"
+	corev1 "k8s.io/api/core/v1"
 	"sigs.k8s.io/yaml"
+
+	"github.com/waystone-mesh/waystone/internal/mesh"
 )
 
 // An Object is one Kubernetes object, read and validated.
@@ -21,7 +23,8 @@ type Object struct {
 	Line int    // of its first line in File; 0 when it is from elsewhere
 	Err  *Error // why it is refused; nil for a good one
 
-	// value is a pointer to one of the official types, or nil. A refused policy
+	// value is a pointer to one of the official types, or what was made of one,
+	// or nil. A refused policy
 	// has what could be read of it, so that its target can fail closed.
 	value any
 }
@@ -58,6 +61,9 @@ func (e *Error) Error() string {
 
 // nameOf renders a key as kubectl would: kind namespace/name.
 func nameOf(k mesh.Key) string {
+	if k.Name == "" { // there is one
+		return k.Kind
+	}
 	if k.Namespace == "" {
 		return k.Kind + " " + k.Name
 	}
@@ -102,6 +108,7 @@ type document struct {
 	text []byte
 	line int
 	path string // of the object in text, when text is a List
+	flat bool   // its lines are not lines of the file: all of it is on line
 }
 
 // splitYAML cuts at lines that begin with "---". Such a line cannot be content:
@@ -202,6 +209,9 @@ func (f *File) known(d document, h *header, raw []byte) {
 		return
 	}
 	v, fault := k.decode(raw, o.Key)
+	if m, ok := v.(*corev1.ConfigMap); ok {
+		v = newConfigMap(d, m)
+	}
 	o.value = v
 	if fault != nil {
 		o.Err = &Error{File: d.file, Line: d.at(fault.field), Object: o.Key, Field: fault.field, Reason: fault.reason}
@@ -225,7 +235,7 @@ func (d document) syntaxError(err error) *Error {
 	text := strings.TrimPrefix(strings.TrimPrefix(err.Error(), "error converting YAML to JSON: "), "yaml: ")
 	text = strings.TrimPrefix(text, "unmarshal errors:\n  ")
 	if m := yamlLine.FindStringSubmatch(text); m != nil {
-		if n, err := strconv.Atoi(m[1]); err == nil && n > 0 {
+		if n, err := strconv.Atoi(m[1]); err == nil && n > 0 && !d.flat {
 			e.Line = d.line + n - 1
 			text = strings.Replace(text, m[0], "", 1)
 		}

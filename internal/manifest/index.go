@@ -22,6 +22,10 @@ type Options struct {
 	Network       string // "" is the only one
 	RootNamespace string // "" is istio-system
 
+	// MeshNamespace is where the ConfigMap with MeshConfig is, "" is
+	// RootNamespace; and Revision, of which control plane it is.
+	MeshNamespace, Revision string
+
 	// ByLabel takes a pod for part of the mesh when it or its namespace has the
 	// label istio.io/dataplane-mode: ambient. Otherwise it is the annotation
 	// that the node agent writes once it has redirected the pod's traffic; with
@@ -34,6 +38,7 @@ func (o Options) withDefaults() Options {
 	o.ClusterDomain = cmp.Or(o.ClusterDomain, "cluster.local")
 	o.ClusterID = cmp.Or(o.ClusterID, "Kubernetes")
 	o.RootNamespace = cmp.Or(o.RootNamespace, "istio-system")
+	o.MeshNamespace = cmp.Or(o.MeshNamespace, o.RootNamespace)
 	return o
 }
 
@@ -49,6 +54,7 @@ type Index struct {
 	namespaces map[string]*namespace
 	nodes      map[string]*corev1.Node
 	classes    map[string]*gatewayv1.GatewayClass
+	meshFile   *configMap // MeshConfig from a file of its own
 
 	// Who is concerned by a change of something else.
 	onNode   map[string]set   // by node: pods and slices
@@ -59,6 +65,11 @@ type Index struct {
 	resources map[mesh.Key]config.Resource // as last told
 	made      map[mesh.Key][]mesh.Key      // by object: the keys of its resources
 	refused   set                          // objects whose last version was refused
+
+	// Of MeshConfig, what is refused, by the key that it is told under, and what is
+	// not read.
+	meshRefused map[mesh.Key]*Error
+	ignored     []string
 
 	// Between a change and its updates.
 	dirty   set               // objects to look at again
@@ -168,6 +179,10 @@ func (x *Index) refuse(o *Object) {
 		if old := ns.policies[o.Key.Name]; old == nil || old.refused {
 			x.replace(o.Key, p)
 		}
+	case *tokensObject:
+		if !v.lost {
+			u.Value = v.tokens(o.Key)
+		}
 	default:
 		if o.Key.Kind == kindPeer && v != nil && ns.peers[o.Key.Name] == nil {
 			x.replace(o.Key, v)
@@ -183,7 +198,11 @@ func (x *Index) rebuild() {
 		x.settle(mesh.Key{Kind: kindPeer}, x.buildStrict())
 	}
 	for _, key := range slices.SortedFunc(maps.Keys(x.dirty), compareKeys) {
-		x.settle(key, x.build(key))
+		if key == meshKey {
+			x.settleMesh()
+		} else {
+			x.settle(key, x.build(key))
+		}
 	}
 	clear(x.dirty)
 }

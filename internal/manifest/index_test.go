@@ -106,7 +106,7 @@ func (g *generator) object(t *testing.T) *Object {
 		return "metadata: {name: " + name + ", namespace: " + ns + ", labels: {" + strings.Join(extra, ", ") + "}}\n"
 	}
 	var text string
-	switch g.IntN(11) {
+	switch g.IntN(13) {
 	case 0:
 		text = "apiVersion: v1\nkind: Namespace\nmetadata: {name: " + ns + ", labels: {" +
 			g.one("x: z", "istio.io/dataplane-mode: ambient", "istio.io/use-waypoint: w1", "istio.io/use-waypoint: w1, istio.io/use-waypoint-namespace: b, team: t") + "}}\n"
@@ -131,6 +131,12 @@ func (g *generator) object(t *testing.T) *Object {
 	case 9:
 		text = "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\n" + meta(g.one("e1", "e2")) +
 			"spec: {" + g.one("", "selector: {matchLabels: {app: x}}, portLevelMtls: {"+g.one("80", "81")+": {mode: "+g.one("STRICT", "PERMISSIVE")+"}}, ") + "mtls: {mode: " + g.one("STRICT", "PERMISSIVE", "UNSET") + "}}\n"
+	case 11:
+		text = "apiVersion: security.istio.io/v1\nkind: RequestAuthentication\n" + meta(g.one("t1", "t2")) +
+			"spec: {" + g.one("selector: {matchLabels: {app: x}}, ", "") + "jwtRules: [{issuer: " + g.one("i", "j") + "}]}\n"
+	case 12:
+		text = "apiVersion: v1\nkind: ConfigMap\n" + meta(g.one("istio", "istio", "istio-old", "rego")) +
+			"data: {" + g.one("mesh", "mesh", "else") + ": '{trustDomainAliases: [" + g.one("t", "u") + "], extensionProviders: [{name: " + g.one("x", "z") + ", envoyExtAuthzGrpc: {service: s, port: " + g.one("1", "2") + "}}]}'}\n"
 	case 10:
 		if g.IntN(2) == 0 {
 			text = "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\n" + meta(g.one("r1", "r2")) +

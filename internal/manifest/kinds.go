@@ -27,6 +27,8 @@ const (
 	kindHTTPRoute      = "HTTPRoute"
 	kindPolicy         = "AuthorizationPolicy"
 	kindPeer           = "PeerAuthentication"
+	kindTokens         = "RequestAuthentication"
+	kindConfigMap      = "ConfigMap"
 )
 
 type kind struct{ version, kind string }
@@ -43,6 +45,7 @@ var kinds = map[kind]reader{
 	{"v1", kindNamespace}:      {true, decodeAs(validateNamespace)},
 	{"v1", kindNode}:           {true, decodeAs(validateNode)},
 	{"v1", kindServiceAccount}: {false, decodeAs(func(*corev1.ServiceAccount) *fault { return nil })},
+	{"v1", kindConfigMap}:      {false, decodeAs(func(*corev1.ConfigMap) *fault { return nil })},
 	{"v1", kindPod}:            {false, decodeAs(validatePod)},
 	{"v1", kindService}:        {false, decodeAs(validateService)},
 
@@ -64,6 +67,8 @@ var kinds = map[kind]reader{
 	{"security.istio.io/v1beta1", kindPolicy}: {false, decodePolicy},
 	{"security.istio.io/v1", kindPeer}:        {false, decodePeer},
 	{"security.istio.io/v1beta1", kindPeer}:   {false, decodePeer},
+	{"security.istio.io/v1", kindTokens}:      {false, decodeTokens},
+	{"security.istio.io/v1beta1", kindTokens}: {false, decodeTokens},
 }
 
 // decodeAs returns a reader of T.

@@ -29,6 +29,7 @@ const (
 	annotationAccount      = "istio.io/for-service-account"
 	annotationDistribution = "networking.istio.io/traffic-distribution"
 	annotationDryRun       = "istio.io/dry-run"
+	annotationReplaces     = "waystone.dev/replaces" // ours: of a policy under dry run, the one it is a candidate for
 	annotationBinding      = "ambient.istio.io/waypoint-inbound-binding"
 )
 

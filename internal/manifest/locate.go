@@ -11,12 +11,22 @@ import (
 // part of its path that is there. It parses the text again, which is no loss: it
 // runs once for an object, and again for its error.
 func (d document) at(field string) int {
-	if d.path == "" && field == "" {
+	switch {
+	case d.flat:
+		return d.line
+	case d.path == "" && field == "":
 		return d.line + leadingLines(d.text)
 	}
+	_, line := d.find(field)
+	return line
+}
+
+// find returns the deepest part of a field's path that is there, nil of a text
+// that is not YAML, and its line in the file.
+func (d document) find(field string) (*yaml.Node, int) {
 	var root yaml.Node
 	if yaml.Unmarshal(d.text, &root) != nil || len(root.Content) == 0 {
-		return d.line
+		return nil, d.line
 	}
 	n := root.Content[0]
 	line := n.Line
@@ -27,7 +37,18 @@ func (d document) at(field string) int {
 		}
 		n, line = value, at
 	}
-	return d.line + line - 1
+	return n, d.line + line - 1
+}
+
+// inner returns the value of a field, which is text, as a document. Only of a
+// literal block are the lines lines of the file.
+func (d document) inner(field, text string) document {
+	n, line := d.find(field)
+	in := document{file: d.file, text: []byte(text), line: line, flat: true}
+	if n != nil && n.Style == yaml.LiteralStyle {
+		in.line, in.flat = d.line+n.Line, false // it begins after the line with its "|"
+	}
+	return in
 }
 
 // descend returns the value of a field or the element of a sequence, and the

@@ -9,22 +9,26 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 
+	"github.com/waystone-mesh/waystone/authz/jwt"
+	"github.com/waystone-mesh/waystone/internal/config"
 	"github.com/waystone-mesh/waystone/internal/mesh"
 )
 
 // A namespace holds the objects of one namespace, by name. It is there whether
 // or not its own object is.
 type namespace struct {
-	object    *corev1.Namespace
-	pods      map[string]*corev1.Pod
-	services  map[string]*corev1.Service
-	slices    map[string]*discoveryv1.EndpointSlice
-	gateways  map[string]*gatewayv1.Gateway
-	routes    map[string]*gatewayv1.HTTPRoute
-	policies  map[string]*policy
-	peers     map[string]*clientv1.PeerAuthentication
-	accounts  map[string]*corev1.ServiceAccount
-	waypoints map[string]*waypoint // those of gateways that are waypoints
+	object     *corev1.Namespace
+	pods       map[string]*corev1.Pod
+	services   map[string]*corev1.Service
+	slices     map[string]*discoveryv1.EndpointSlice
+	gateways   map[string]*gatewayv1.Gateway
+	routes     map[string]*gatewayv1.HTTPRoute
+	policies   map[string]*policy
+	peers      map[string]*clientv1.PeerAuthentication
+	tokens     map[string]*jwt.RequestAuthentication
+	accounts   map[string]*corev1.ServiceAccount
+	configMaps map[string]*configMap
+	waypoints  map[string]*waypoint // those of gateways that are waypoints
 
 	byLabel    map[pair]map[string]*corev1.Pod     // pods, under each of their labels
 	bySelector map[pair]map[string]*corev1.Service // services, under one label of their selector
@@ -44,7 +48,9 @@ func (x *Index) namespace(name string) *namespace {
 			routes:     map[string]*gatewayv1.HTTPRoute{},
 			policies:   map[string]*policy{},
 			peers:      map[string]*clientv1.PeerAuthentication{},
+			tokens:     map[string]*jwt.RequestAuthentication{},
 			accounts:   map[string]*corev1.ServiceAccount{},
+			configMaps: map[string]*configMap{},
 			waypoints:  map[string]*waypoint{},
 			byLabel:    map[pair]map[string]*corev1.Pod{},
 			bySelector: map[pair]map[string]*corev1.Service{},
@@ -90,6 +96,14 @@ func (x *Index) object(key mesh.Key) any {
 		return stored(n.policies, key.Name)
 	case kindPeer:
 		return stored(n.peers, key.Name)
+	case kindTokens:
+		return stored(n.tokens, key.Name)
+	case kindConfigMap:
+		return stored(n.configMaps, key.Name)
+	case config.MeshKind:
+		if x.meshFile != nil {
+			return x.meshFile
+		}
 	}
 	return nil
 }
@@ -146,6 +160,12 @@ func (x *Index) store(key mesh.Key, value any) {
 		put(n.policies, key.Name, value)
 	case kindPeer:
 		put(n.peers, key.Name, value)
+	case kindTokens:
+		put(n.tokens, key.Name, value)
+	case kindConfigMap:
+		put(n.configMaps, key.Name, value)
+	case config.MeshKind:
+		x.meshFile, _ = value.(*configMap)
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 
 	securityv1 "istio.io/api/security/v1"
 	typev1beta1 "istio.io/api/type/v1beta1"
+	"k8s.io/apimachinery/pkg/util/validation"
 
 	"github.com/waystone-mesh/waystone/authz"
 	"github.com/waystone-mesh/waystone/internal/mesh"
@@ -18,15 +19,40 @@ func validatePolicy(p *policyObject, key mesh.Key) *fault {
 	if v := p.Annotations[annotationDryRun]; v != "" && v != "true" && v != "false" {
 		return faultf(`metadata.annotations["`+annotationDryRun+`"]`, "%q is neither true nor false", v)
 	}
+	if f := validateReplaces(p, key); f != nil {
+		return f
+	}
 	if p.Spec.TargetRef != nil && len(p.Spec.TargetRefs) > 0 {
 		return faultf("spec.targetRef", "may not be combined with targetRefs")
 	}
 	policy := p.policy(key)
 	err := authz.Validate(policy)
 	if err == nil {
-		_, err = authz.Compile(authz.Options{NoTokens: true}, policy)
+		_, err = authz.Compile(authz.Options{RootNamespace: key.Namespace, Providers: noProviders}, policy)
 	}
 	return policyFault(err)
+}
+
+// noProviders are those that a policy is compiled with here: which there are is
+// for the Store to know.
+var noProviders = map[string]*authz.Provider{}
+
+// validateReplaces checks the name of the policy that a candidate is for.
+func validateReplaces(p *policyObject, key mesh.Key) *fault {
+	name, ok := p.Annotations[annotationReplaces]
+	if !ok {
+		return nil
+	}
+	at := `metadata.annotations["` + annotationReplaces + `"]`
+	switch {
+	case p.Annotations[annotationDryRun] != "true":
+		return faultf(at, `is for a policy under dry run: annotate it with %s: "true", too`, annotationDryRun)
+	case len(validation.IsDNS1123Subdomain(name)) > 0:
+		return faultf(at, "%q is not the name of a policy of this namespace", name)
+	case name == key.Name:
+		return faultf(at, "%q is this policy itself", name)
+	}
+	return nil
 }
 
 // policyFault takes the first of the errors that authz has joined.
@@ -52,6 +78,9 @@ func (p *policyObject) policy(key mesh.Key) *authz.Policy {
 		DryRun:    p.Annotations[annotationDryRun] == "true",
 		Selector:  selector(spec.Selector),
 	}
+	if out.DryRun {
+		out.Replaces = p.Annotations[annotationReplaces]
+	}
 	switch spec.Action {
 	case securityv1.AuthorizationPolicy_DENY:
 		out.Action = authz.Deny
@@ -60,13 +89,7 @@ func (p *policyObject) policy(key mesh.Key) *authz.Policy {
 	case securityv1.AuthorizationPolicy_CUSTOM:
 		out.Action = authz.Custom
 	}
-	refs := spec.TargetRefs
-	if spec.TargetRef != nil {
-		refs = append([]*typev1beta1.PolicyTargetReference{spec.TargetRef}, refs...)
-	}
-	for _, r := range refs {
-		out.TargetRefs = append(out.TargetRefs, authz.TargetRef{Group: r.GetGroup(), Kind: r.GetKind(), Name: r.GetName(), Namespace: r.GetNamespace()})
-	}
+	out.TargetRefs = targetRefs(spec.TargetRef, spec.TargetRefs)
 	for i, r := range spec.Rules {
 		rule := authz.Rule{}
 		for j, f := range r.GetFrom() {
@@ -82,6 +105,17 @@ func (p *policyObject) policy(key mesh.Key) *authz.Policy {
 			rule.When = append(rule.When, authz.Condition{Key: c.GetKey(), Values: c.GetValues(), NotValues: c.GetNotValues()})
 		}
 		out.Rules = append(out.Rules, rule)
+	}
+	return out
+}
+
+// targetRefs returns what a policy is attached to, in the old form and the new.
+func targetRefs(one *typev1beta1.PolicyTargetReference, more []*typev1beta1.PolicyTargetReference) (out []authz.TargetRef) {
+	if one != nil {
+		more = append([]*typev1beta1.PolicyTargetReference{one}, more...)
+	}
+	for _, r := range more {
+		out = append(out, authz.TargetRef{Group: r.GetGroup(), Kind: r.GetKind(), Name: r.GetName(), Namespace: r.GetNamespace()})
 	}
 	return out
 }

@@ -10,6 +10,7 @@ import (
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/types/known/durationpb"
 	securityv1 "istio.io/client-go/pkg/apis/security/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -40,32 +41,37 @@ func decodePolicy(raw []byte, key mesh.Key) (any, *fault) {
 		f = validatePolicy(p, key)
 	}
 	if f != nil {
-		p.salvage(spec)
+		p.lost = salvage(spec, &p.Spec)
+		readable(spec, "action", &p.Spec)
 	}
 	return p, f
 }
 
-// targetFields are those that say what a policy is attached to, and how.
-var targetFields = []string{"selector", "targetRef", "targetRefs", "action"}
+// targetFields are those that say what a policy is attached to.
+var targetFields = []string{"selector", "targetRef", "targetRefs"}
 
-// salvage reads of a faulty spec what says which targets it is for. It is lost
+// salvage reads of a faulty spec what says which targets it is for. That is lost
 // when a field for it is there but cannot be read, or may have been misspelt.
-func (p *policyObject) salvage(spec map[string]any) {
-	p.Spec.Reset()
-	p.lost = spec == nil
+func salvage(spec map[string]any, into proto.Message) (lost bool) {
+	proto.Reset(into)
+	lost = spec == nil
+	m := into.ProtoReflect()
+	fields := m.Descriptor().Fields()
+	found := false
 	for _, field := range targetFields {
-		if !readable(spec, field, &p.Spec) && field != "action" {
-			p.lost = true
+		if !readable(spec, field, into) {
+			lost = true
 		}
+		found = found || m.Has(fields.ByJSONName(field))
 	}
-	if p.Spec.Selector == nil && p.Spec.TargetRef == nil && len(p.Spec.TargetRefs) == 0 {
-		fields := p.Spec.ProtoReflect().Descriptor().Fields()
+	if !found {
 		for name := range spec {
 			if fields.ByJSONName(name) == nil {
-				p.lost = true
+				lost = true
 			}
 		}
 	}
+	return lost
 }
 
 // decodePeer reads a PeerAuthentication. A refused one counts as STRICT for
@@ -110,15 +116,20 @@ func open(raw []byte, key mesh.Key, meta *metav1.ObjectMeta) (map[string]any, *f
 
 // decodeSpec decodes a spec into its message, strictly.
 func decodeSpec(spec map[string]any, into proto.Message) *fault {
-	if f := checkMessage(into.ProtoReflect().Descriptor(), spec, "spec"); f != nil {
+	return decodeMessage(spec, into, "spec")
+}
+
+// decodeMessage decodes what stands at path into a message, strictly.
+func decodeMessage(v map[string]any, into proto.Message, path string) *fault {
+	if f := checkMessage(into.ProtoReflect().Descriptor(), v, path); f != nil {
 		return f
 	}
-	raw, err := json.Marshal(spec)
-	if err == nil && spec != nil {
+	raw, err := json.Marshal(v)
+	if err == nil && v != nil {
 		err = protojson.Unmarshal(raw, into)
 	}
 	if err != nil {
-		return faultf("spec", "%s", protoPrefix.ReplaceAllString(err.Error(), ""))
+		return faultf(path, "%s", protoPrefix.ReplaceAllString(err.Error(), ""))
 	}
 	return nil
 }
@@ -216,6 +227,9 @@ func checkValue(fd protoreflect.FieldDescriptor, v any, path string) *fault {
 		if v == nil && fd.IsList() {
 			return faultf(path, "is empty")
 		}
+		if fd.Message().FullName() == "google.protobuf.Duration" {
+			return checkDuration(v, path)
+		}
 		return checkMessage(fd.Message(), v, path)
 	case protoreflect.EnumKind:
 		s, ok := v.(string)
@@ -226,10 +240,22 @@ func checkValue(fd protoreflect.FieldDescriptor, v any, path string) *fault {
 		if _, ok := v.(string); !ok {
 			return faultf(path, "%v is not a string: it needs quotes", v)
 		}
+	case protoreflect.Uint32Kind:
+		if n, ok := v.(float64); !ok || n != float64(uint32(n)) {
+			return faultf(path, "%v is not a number from 0 to 4294967295", v)
+		}
 	case protoreflect.BoolKind:
 		if _, ok := v.(bool); !ok {
 			return faultf(path, "%v is neither true nor false", v)
 		}
+	}
+	return nil
+}
+
+func checkDuration(v any, path string) *fault {
+	raw, err := json.Marshal(v)
+	if err != nil || protojson.Unmarshal(raw, new(durationpb.Duration)) != nil {
+		return faultf(path, "%v is not a duration in seconds: write 5s or 0.5s", v)
 	}
 	return nil
 }

@@ -17,22 +17,34 @@ import (
 // The scripts in testdata say what the Index makes of manifests. Their commands
 // are
 //
-//	options  bylabel: begins again with an Index of these options
+//	options  bylabel, revision=NAME: begins again with an Index of these options
 //	apply    the input is manifests; the result, what the Index said
 //	delete   Kind namespace/name …: the result likewise
+//	mesh     the input is a file of MeshConfig; the result likewise
+//	ignored  the result is what of MeshConfig is not read
 func TestScripts(t *testing.T) {
 	script.Run(t, "testdata/*.txt", func(*testing.T) func(*script.Block) string {
 		x := NewIndex(Options{})
 		return func(b *script.Block) string {
 			switch b.Command {
 			case "options":
-				x = NewIndex(Options{ByLabel: slices.Contains(b.Args, "bylabel")})
+				o := Options{ByLabel: slices.Contains(b.Args, "bylabel")}
+				for _, arg := range b.Args {
+					if name, value, _ := strings.Cut(arg, "="); name == "revision" {
+						o.Revision = value
+					}
+				}
+				x = NewIndex(o)
 				return ""
 			case "apply":
 				changes, out := applied(b.Input)
 				return out + said(x.Apply(changes...))
 			case "delete":
 				return said(x.Apply(deleted(b)...))
+			case "mesh":
+				return said(x.Set(DecodeMesh("mesh.yaml", []byte(b.Input)).Objects[0]))
+			case "ignored":
+				return strings.Join(x.Ignored(), "\n")
 			}
 			b.Fatalf("unknown command %q", b.Command)
 			return ""
@@ -117,7 +129,7 @@ func renderValue(v reflect.Value) string {
 		name := ""
 		if strings.HasPrefix(v.Type().PkgPath(), "github.com/waystone") {
 			switch v.Type().Name() {
-			case "Workload", "Service", "Gateway", "Policy", "Route":
+			case "Workload", "Service", "Gateway", "Policy", "Route", "RequestAuthentication", "Mesh":
 				name = v.Type().Name()
 			}
 		}

@@ -20,8 +20,11 @@ func (x *Index) replace(key mesh.Key, value any) {
 		x.link(key, old, false)
 		x.touch(key, old)
 	}
-	if p, ok := value.(*policyObject); ok {
-		value = &policy{Policy: p.policy(key)}
+	switch v := value.(type) {
+	case *policyObject:
+		value = &policy{Policy: v.policy(key)}
+	case *tokensObject:
+		value = v.tokens(key)
 	}
 	x.store(key, value)
 	x.mark(key)
@@ -66,6 +69,8 @@ func (x *Index) touch(key mesh.Key, value any) {
 		x.touchPolicy(key.Namespace, v)
 	case *clientv1.PeerAuthentication:
 		x.touchPeer(key.Namespace)
+	case *configMap:
+		x.mark(meshKey) // it is MeshConfig, or may be named there
 	}
 }
 

@@ -77,6 +77,7 @@ func fromEnvironment(set *pflag.FlagSet, lookup func(string) (string, bool)) err
 			if err := f.Value.Set(text); err != nil {
 				errs = append(errs, fmt.Errorf("environment variable %s (as --%s): %q: %w", name, f.Name, text, err))
 			}
+			f.Changed = true // given, this way or that
 			return
 		}
 	})

@@ -13,12 +13,18 @@ import (
 
 // options are the flags that the two programs share.
 type options struct {
-	config   string
-	identity string
+	set *pflag.FlagSet
 
+	config     string
+	meshConfig string
+	revision   string
+	identity   string
+
+	// What MeshConfig says where the flags do not.
 	trustDomain   string
 	aliases       []string
 	rootNamespace string
+
 	clusterID     string
 	clusterDomain string
 	network       string
@@ -53,12 +59,15 @@ func (o *options) define(set *pflag.FlagSet, p telemetry.Program) {
 	if p == telemetry.Ztunnel {
 		logVariables, loopVariables, output = []string{"RUST_LOG"}, []string{"ZTUNNEL_WORKER_THREADS"}, "/dev/stdout"
 	}
+	o.set = set
 	define(set, &o.config, "config", "PATH", "", parseText, "a file or directory of Kubernetes manifests, which is watched")
+	define(set, &o.meshConfig, "mesh-config", "PATH", "", parseText, "a file with MeshConfig, which is watched; without it, MeshConfig is in the ConfigMap istio of the root namespace among the manifests. What a flag says goes before what it says")
+	define(set, &o.revision, "revision", "NAME", "", parseText, "of the control plane whose MeshConfig is ours: that of the ConfigMap istio-NAME", "REVISION")
 	define(set, &o.identity, "identity", "SOURCE", "", parseText, "where certificates come from: "+identity.Forms)
 
-	define(set, &o.trustDomain, "trust-domain", "NAME", "cluster.local", parseText, "our trust domain", "TRUST_DOMAIN")
+	define(set, &o.trustDomain, "trust-domain", "NAME", defaultTrustDomain, parseText, "our trust domain, for which MeshConfig is read at start only", "TRUST_DOMAIN")
 	define(set, &o.aliases, "trust-domain-alias", "NAMES", "", parseList, "further trust domains that mean ours, separated by commas")
-	define(set, &o.rootNamespace, "root-namespace", "NAME", "istio-system", parseText, "the namespace whose policies are for the whole mesh")
+	define(set, &o.rootNamespace, "root-namespace", "NAME", "istio-system", parseText, "the namespace whose policies are for the whole mesh, likewise")
 	define(set, &o.clusterID, "cluster-id", "NAME", "Kubernetes", parseText, "our cluster", "CLUSTER_ID", "ISTIO_META_CLUSTER_ID")
 	define(set, &o.clusterDomain, "cluster-domain", "NAME", "cluster.local", parseText, "the domain of services' names", "CLUSTER_DOMAIN")
 	define(set, &o.network, "network", "NAME", "", parseText, "our network", "NETWORK", "ISTIO_META_NETWORK")

@@ -91,17 +91,24 @@ func (p *process) snapshot() *config.Snapshot { return p.store.Snapshot() }
 // identity source.
 func (p *process) know(c config.Options) (err error) {
 	o := p.options
-	c.TrustDomain, c.Aliases, c.RootNamespace = o.trustDomain, o.aliases, o.rootNamespace
-	c.Network, c.ClusterID, c.Node, c.Compat118 = o.network, o.clusterID, o.node, o.compat118
-	p.store = config.NewStore(c)
-	p.source = file.New(file.Options{
-		Path: o.config, Logger: p.log.Scope("config"),
+	files := file.Options{
+		Path: o.config, MeshConfig: o.meshConfig, Logger: p.log.Scope("config"),
 		Manifest: manifest.Options{
-			TrustDomain: o.trustDomain, ClusterDomain: o.clusterDomain, ClusterID: o.clusterID,
-			Network: o.network, RootNamespace: o.rootNamespace,
+			ClusterDomain: o.clusterDomain, ClusterID: o.clusterID, Network: o.network,
+			MeshNamespace: o.rootNamespace, Revision: o.revision,
 			ByLabel: true, // there is no node agent beside a directory of files
 		},
-	})
+	}
+	o.adopt(file.Mesh(files))
+	files.Manifest.TrustDomain, files.Manifest.RootNamespace = o.trustDomain, o.rootNamespace
+	c.TrustDomain, c.RootNamespace = o.trustDomain, o.rootNamespace
+	if o.given("trust-domain-alias") {
+		c.Aliases = append([]string{}, o.aliases...)
+	}
+	c.Network, c.ClusterID, c.Node, c.Compat118 = o.network, o.clusterID, o.node, o.compat118
+	p.store = config.NewStore(c)
+	p.source = file.New(files)
+	p.store.OnPublish(p.adopted(files.Manifest.MeshNamespace))
 	p.identity, err = identity.Open(o.identity, identity.Options{TrustDomain: o.trustDomain, Aliases: o.aliases, Log: p.log.Scope("identity")})
 	if err != nil {
 		return fmt.Errorf("flag --identity: %w", err)
