@@ -169,6 +169,14 @@ func verdict(v authz.Verdict) string {
 			out += fmt.Sprintf(" dry-run-%s=%s[%s]", dry.action, dry.Result, dry.ID)
 		}
 	}
+	for i := range v.Trials.Len() {
+		t, allowed := v.Trials.At(i)
+		out += fmt.Sprintf(" trial=%s[%s for %s", map[bool]string{true: "allow", false: "deny"}[allowed], t.Policy, t.Replaces)
+		if !t.InForce {
+			out += " not in force"
+		}
+		out += "]"
+	}
 	return out
 }
 
