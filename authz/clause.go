@@ -252,7 +252,7 @@ func (e *Expr) value(f *facts) (string, bool) {
 	case DestPort:
 		return portText(in.Dest.Port()), in.Dest.IsValid()
 	case SNI:
-		return in.SNI, in.SNI != ""
+		return f.sni, f.sni != ""
 	}
 	if in.HTTP == nil {
 		return "", false

@@ -220,12 +220,14 @@ type facts struct {
 	uri      [6]string // the SPIFFE ID in pieces: put together, it would be allocated
 	src, dst netip.Addr
 	path     string
+	sni      string // in lower case, as Envoy has it whatever the client wrote
 }
 
 func (f *facts) read(in *Input) {
 	f.in = in
 	f.uri = [6]string{"spiffe://", in.Peer.TrustDomain, "/ns/", in.Peer.Namespace, "/sa/", in.Peer.ServiceAccount}
 	f.src, f.dst = plain(in.Source), plain(in.Dest.Addr())
+	f.sni = strings.ToLower(in.SNI)
 	if in.HTTP != nil {
 		f.path = in.HTTP.PathOnly()
 		if i := strings.IndexByte(f.path, '#'); i >= 0 {
@@ -261,7 +263,7 @@ func (e *Expr) ask(f *facts) bool {
 	case DestPort:
 		return in.Dest.IsValid() && m.port(in.Dest.Port())
 	case SNI:
-		return in.SNI != "" && m.text(in.SNI)
+		return f.sni != "" && m.text(f.sni)
 	}
 	if in.HTTP == nil {
 		return false

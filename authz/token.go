@@ -49,7 +49,7 @@ func NewToken(claims map[string]any) *Token {
 //     x*     an issuer that begins with x, any subject
 //     x/y    the issuer x, the subject y
 //
-// A token has both, or it matches nothing.
+// A claim that the token has not matches nothing.
 func requestPrincipal(s string) Matcher {
 	m := Matcher{kind: kindPair, s: s, pair: &pair{NonEmpty(), NonEmpty()}}
 	p, cut := m.pair, strings.LastIndexByte(s, '/')
@@ -80,7 +80,16 @@ func requestPrincipal(s string) Matcher {
 }
 
 func (m *Matcher) token(t *Token) bool {
-	return m.kind == kindPair && t.Issuer != "" && t.Subject != "" && m.pair.issuer.text(t.Issuer) && m.pair.subject.text(t.Subject)
+	return m.kind == kindPair && m.pair.issuer.text(t.Issuer) && m.pair.subject.text(t.Subject) && t.has("iss", t.Issuer) && t.has("sub", t.Subject)
+}
+
+// has reports whether t has the claim called name, of which value is the text.
+func (t *Token) has(name, value string) bool {
+	if value != "" {
+		return true
+	}
+	_, there := t.Claims[name].(string)
+	return there
 }
 
 // claim returns the claim at path, or nil.

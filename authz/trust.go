@@ -22,9 +22,9 @@ func domains(local string, aliases []string) trust {
 	return t
 }
 
-// local reports whether td, which may begin with "*", is a name of the local
-// trust domain. "cluster.local" always is: it is how a policy says so that has
-// to hold in any mesh.
+// local reports whether td, which may begin or end with "*", is a name of the
+// local trust domain. "cluster.local" always is: it is how a policy says so that
+// has to hold in any mesh.
 func (t trust) local(td string) bool {
 	return td == defaultTrust || slices.ContainsFunc(t, func(name string) bool { return fits(td, name) })
 }
@@ -33,6 +33,9 @@ func (t trust) local(td string) bool {
 func fits(written, td string) bool {
 	if rest, ok := strings.CutPrefix(written, "*"); ok {
 		return strings.HasSuffix(td, rest)
+	}
+	if rest, ok := strings.CutSuffix(written, "*"); ok {
+		return strings.HasPrefix(td, rest)
 	}
 	return written == td
 }
@@ -58,9 +61,10 @@ func (t trust) principals(principal string) []string {
 	return out
 }
 
-// expand returns what a trust domain stands for.
+// expand returns what a trust domain stands for: in this field, unlike in a
+// principal, "cluster.local" is a name like any other.
 func (t trust) expand(td string) []string {
-	if td == defaultTrust || slices.Contains(t, td) {
+	if slices.Contains(t, td) {
 		return t
 	}
 	return []string{td}

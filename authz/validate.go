@@ -255,8 +255,13 @@ func checkAccount(v string) error {
 }
 
 func checkTrustDomain(v string) error {
-	if strings.Count(v, "*") > 1 {
+	switch {
+	case strings.Count(v, "*") > 1:
 		return fmt.Errorf("%q has more than one wildcard", v)
+	case strings.Contains(strings.TrimSuffix(strings.TrimPrefix(v, "*"), "*"), "*"):
+		return fmt.Errorf("%q has a wildcard that is neither its beginning nor its end", v)
+	case strings.Contains(v, "/"):
+		return fmt.Errorf("%q has a slash, which a trust domain has not", v)
 	}
 	return nil
 }

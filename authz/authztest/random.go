@@ -43,10 +43,10 @@ func (r *Random) some(words []string) (out []string) {
 // The vocabulary: what policies say, and what requests are like.
 var (
 	principals = []string{"cluster.local/ns/foo/sa/a", "cluster.local/ns/bar/sa/b", "*", "*/sa/a", "cluster.local/ns/foo/*",
-		"td1/ns/foo/sa/a", "*local/ns/foo/sa/b", "old/ns/bar/sa/a", "foo", "*/ns/foo/sa/ab", "td1/ns/foo/sa/*"}
+		"td1/ns/foo/sa/a", "*local/ns/foo/sa/b", "ol*/ns/foo/sa/a", "old/ns/bar/sa/a", "foo", "*/ns/foo/sa/ab", "td1/ns/foo/sa/*"}
 	namespaces   = []string{"foo", "bar", "*", "f*", "*r", "b*r", "ns", "fo"}
 	accounts     = []string{"a", "foo/a", "bar/b", "b", "foo/ab"}
-	trustDomains = []string{"cluster.local", "td1", "old", "*", "c*l", "*ld", "td*"}
+	trustDomains = []string{"cluster.local", "td1", "old", "*", "c*", "*ld", "td*"}
 	blocks       = []string{"10.0.0.1", "10.0.0.0/8", "10.1.0.0/16", "::/0", "fd00::/8", "0.0.0.0/0", "192.168.0.7", "10.0.0.5/30", "::ffff:10.0.0.1"}
 	hosts        = []string{"a.example.com", "*.example.com", "A.*", "*", "a.example.com:80", "B.EXAMPLE.COM", "*:80", "a*"}
 	ports        = []string{"80", "8080", "0", "65535"}
@@ -177,7 +177,7 @@ func (r *Random) Input() *authz.Input {
 	in := &authz.Input{
 		Source: netip.MustParseAddr(r.of([]string{"10.0.0.1", "10.1.2.3", "fd00::1", "192.168.0.7", "::ffff:10.0.0.1", "10.0.0.6"})),
 		Dest:   netip.AddrPortFrom(netip.MustParseAddr(r.of([]string{"10.0.0.1", "10.1.0.9", "fd00::2"})), uint16([]int{80, 8080, 0, 65535, 81}[r.N(5)])),
-		SNI:    r.of([]string{"", "a.example.com", "b.example.com", "x"}),
+		SNI:    r.of([]string{"", "a.example.com", "b.example.com", "x", "A.Example.com"}),
 	}
 	if !r.One(6) {
 		in.Peer = identity.ID{

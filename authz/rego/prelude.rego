@@ -77,20 +77,22 @@ any_header(name, values) if {
 	wildcard(input.http.headers[name], value)
 }
 
-# Of a request principal the issuer is what is before the last slash.
+# Of a request principal the issuer is what is before the last slash. "*" is what
+# is not empty.
 any_request_principal(values) if {
 	some value in values
-	input.token.iss != ""
-	input.token.sub != ""
 	request_principal(value)
 }
 
-request_principal("*")
+request_principal("*") if {
+	filled(input.token.iss, "*")
+	filled(input.token.sub, "*")
+}
 
 request_principal(value) if {
 	parts := issuer_and_subject(value)
 	startswith(value, "*")
-	wildcard(input.token.iss, parts[0])
+	issuer_ends(parts[0])
 	input.token.sub == parts[1]
 }
 
@@ -99,7 +101,7 @@ request_principal(value) if {
 	not startswith(value, "*")
 	input.token.iss == parts[0]
 	endswith(value, "*")
-	wildcard(input.token.sub, parts[1])
+	subject_begins(parts[1])
 }
 
 request_principal(value) if {
@@ -111,9 +113,18 @@ request_principal(value) if {
 }
 
 request_principal(value) if {
+	not contains(value, "/")
+	not startswith(value, "*")
+	not endswith(value, "*")
+	input.token.iss == value
+	input.token.sub == ""
+}
+
+request_principal(value) if {
 	value != "*"
 	not contains(value, "/")
 	startswith(value, "*")
+	filled(input.token.iss, "*")
 	endswith(input.token.sub, substring(value, 1, -1))
 }
 
@@ -122,7 +133,22 @@ request_principal(value) if {
 	not contains(value, "/")
 	not startswith(value, "*")
 	endswith(value, "*")
+	filled(input.token.sub, "*")
 	wildcard(input.token.iss, value)
+}
+
+issuer_ends("*") if filled(input.token.iss, "*")
+
+issuer_ends(value) if {
+	value != "*"
+	endswith(input.token.iss, substring(value, 1, -1))
+}
+
+subject_begins("*") if filled(input.token.sub, "*")
+
+subject_begins(value) if {
+	value != "*"
+	startswith(input.token.sub, substring(value, 0, count(value) - 1))
 }
 
 issuer_and_subject(value) := [concat("/", array.slice(parts, 0, count(parts) - 1)), parts[count(parts) - 1]] if {
@@ -196,23 +222,26 @@ ours(principal) if {
 	endswith(td, substring(parts[0], 1, -1))
 }
 
+ours(principal) if {
+	parts := split(principal, "/")
+	count(parts) == 5
+	not startswith(parts[0], "*")
+	endswith(parts[0], "*")
+	some td in trust_domains
+	startswith(td, substring(parts[0], 0, count(parts[0]) - 1))
+}
+
 respelt(principal, td) := principal if {
 	[head, _] := [split(principal, "/")[0], td]
 	startswith(head, "*")
 	endswith(td, substring(head, 1, -1))
 } else := concat("/", array.concat([td], array.slice(split(principal, "/"), 1, 5)))
 
-domains("cluster.local") := {td | some td in trust_domains}
+# A trust domain of ours likewise, but here "cluster.local" is a name like any other.
 
-domains(value) := {td | some td in trust_domains} if {
-	value != "cluster.local"
-	value in trust_domains
-}
+domains(value) := {td | some td in trust_domains} if value in trust_domains
 
-domains(value) := {value} if {
-	value != "cluster.local"
-	not value in trust_domains
-}
+domains(value) := {value} if not value in trust_domains
 
 # What the rules are added to. A CUSTOM rule whose provider cannot be asked is one
 # of refuse; of the others, custom has the provider and the rule.

@@ -13,6 +13,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/open-policy-agent/opa/v1/ast"
 	opa "github.com/open-policy-agent/opa/v1/rego"
@@ -110,12 +111,18 @@ func Document(in *authz.Input) map[string]any {
 		doc["destination_ip"] = in.Dest.Addr().Unmap().WithZone("").String()
 		doc["port"] = in.Dest.Port()
 	}
-	put(doc, "sni", in.SNI)
+	put(doc, "sni", strings.ToLower(in.SNI))
 	if in.HTTP != nil {
 		doc["http"] = request(in.HTTP)
 	}
 	if t := in.Token; t != nil {
-		doc["token"] = map[string]any{"iss": t.Issuer, "sub": t.Subject, "claims": t.Claims}
+		token := map[string]any{"claims": t.Claims}
+		for _, name := range []string{"iss", "sub"} {
+			if text, ok := t.Claims[name].(string); ok {
+				token[name] = text
+			}
+		}
+		doc["token"] = token
 	}
 	return doc
 }
