@@ -135,16 +135,16 @@ func (b *builder) table(k guardKind, keys []int32, found [][]int32, used [guardK
 		switch {
 		case key.prefix:
 			t.prefixes = append(t.prefixes, prefix{text: key.text, branch: n})
-		case k == byPath || k == byMethod:
-			if t.texts == nil {
-				t.texts = make(map[string]*branch, len(keys))
-			}
-			t.texts[key.text] = n
-		default:
+		case k.ofPeer():
 			if t.ids == nil {
 				t.ids = make(map[identity.ID]*branch, len(keys))
 			}
 			t.ids[key.identity()] = n
+		default:
+			if t.texts == nil {
+				t.texts = make(map[string]*branch, len(keys))
+			}
+			t.texts[key.text] = n
 		}
 	}
 	t.link()

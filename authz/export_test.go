@@ -1,6 +1,9 @@
 package authz
 
-import "math"
+import (
+	"math"
+	"strings"
+)
 
 // NewSetForTest returns the Set of entries with an index for lists of more than
 // short items; a negative number stands for none.
@@ -13,7 +16,7 @@ func NewSetForTest(entries []Entry, short int) *Set {
 
 // GuardsForTest returns what e is found by, as the index has it.
 func GuardsForTest(e *Expr) (out []string) {
-	names := [guardKinds]string{"principal", "account", "path", "namespace", "method"}
+	names := [guardKinds]string{"principal", "account", "subject", "path", "namespace", "issuer", "method"}
 	for _, keys := range guardsOf(e) {
 		for _, k := range keys {
 			text := names[k.kind] + "=" + k.text
@@ -24,4 +27,46 @@ func GuardsForTest(e *Expr) (out []string) {
 		}
 	}
 	return out
+}
+
+// LookedAtForTest returns how many rules of s are looked at, at most, to judge in.
+func LookedAtForTest(s *Set, in *Input) (n int) {
+	var f facts
+	f.read(in)
+	d := s.of(in)
+	for _, l := range []*list{&d.refuse, &d.audit, &d.deny, &d.allow, &d.dryDeny, &d.dryAllow} {
+		n += l.lookedAt(&f)
+	}
+	for i := range d.custom {
+		n += d.custom[i].list.lookedAt(&f)
+	}
+	return n
+}
+
+func (l *list) lookedAt(f *facts) int {
+	if l.index == nil {
+		return len(l.items)
+	}
+	return l.index.lookedAt(f)
+}
+
+func (n *branch) lookedAt(f *facts) int {
+	if n == nil {
+		return 0
+	}
+	sum := len(n.rest)
+	for i := range n.tables {
+		t := &n.tables[i]
+		if t.kind != byPath {
+			sum += t.only(f).lookedAt(f)
+			continue
+		}
+		sum += t.texts[f.path].lookedAt(f)
+		for j := t.last(f.path); j >= 0; j = int(t.prefixes[j].parent) {
+			if p := &t.prefixes[j]; strings.HasPrefix(f.path, p.text) {
+				sum += p.branch.lookedAt(f)
+			}
+		}
+	}
+	return sum
 }

@@ -24,11 +24,16 @@ type guardKind uint8
 const (
 	byPrincipal guardKind = iota // td/ns/namespace/sa/account
 	byAccount                    // namespace/sa/account
+	bySubject                    // of the token
 	byPath
 	byNamespace
+	byIssuer // of the token
 	byMethod
 	guardKinds
 )
+
+// ofPeer reports whether a guard is about the peer's identity.
+func (k guardKind) ofPeer() bool { return k == byPrincipal || k == byAccount || k == byNamespace }
 
 // identity returns the part of an identity that a key is about.
 func (k key) identity() (id identity.ID) {
@@ -108,6 +113,8 @@ func (g *guards) match(e *Expr) {
 			ns, sa, _ := strings.Cut(m.s, "/")
 			g.account(ns + "/sa/" + sa)
 		}
+	case e.attr == RequestPrincipal:
+		g.token(m)
 	case e.attr == Principal:
 		g.principal(m, m.s)
 	case e.attr == URI:
@@ -127,6 +134,19 @@ func (g *guards) path(m *Matcher) {
 		g[byPath] = guard{{m.s, byPath, true}}
 	case m.kind == kindTemplate && m.template.literals[0] != "":
 		g[byPath] = guard{{m.template.literals[0], byPath, true}}
+	}
+}
+
+// token has g need what m does of a request principal.
+func (g *guards) token(m *Matcher) {
+	if m.kind != kindPair {
+		return
+	}
+	if issuer := &m.pair.issuer; issuer.kind == kindExact {
+		g.need(byIssuer, issuer.s)
+	}
+	if subject := &m.pair.subject; subject.kind == kindExact {
+		g.need(bySubject, subject.s)
 	}
 }
 

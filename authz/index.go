@@ -139,7 +139,16 @@ func (t *table) only(f *facts) *branch {
 	if f.in.HTTP == nil {
 		return nil
 	}
-	return t.texts[f.in.HTTP.Method]
+	token := f.in.Token
+	switch {
+	case t.kind == byMethod:
+		return t.texts[f.in.HTTP.Method]
+	case token == nil:
+		return nil
+	case t.kind == byIssuer:
+		return t.texts[token.Issuer]
+	}
+	return t.texts[token.Subject]
 }
 
 // last returns the last prefix that is not greater than path, or -1.

@@ -197,6 +197,14 @@ func TestGuardsAreWhatAnExprNeeds(t *testing.T) {
 		{authz.Or("", method("GET"), method("PUT")), []string{"method=GET", "method=PUT"}},
 		{authz.Or("", principal(authz.Exact("td/ns/n/sa/a")), authz.Match("", authz.Namespace, authz.Exact("m"))), []string{"namespace=n", "namespace=m"}},
 		{authz.Or("", many...), nil},
+		{asked(t, "https://i/x/s"), []string{"subject=s", "issuer=https://i/x"}},
+		{asked(t, "i/s*"), []string{"issuer=i"}},
+		{asked(t, "*/s"), []string{"subject=s"}},
+		{asked(t, "*i/s"), []string{"subject=s"}},
+		{asked(t, "i"), []string{"subject=", "issuer=i"}},
+		{asked(t, "*"), nil},
+		{asked(t, "i*"), nil},
+		{authz.Match("", authz.RequestPrincipal, authz.Exact("i/s")), nil}, // matches nothing
 		{authz.Not("", method("GET")), nil},
 		{authz.Always(""), nil},
 	} {
@@ -204,4 +212,14 @@ func TestGuardsAreWhatAnExprNeeds(t *testing.T) {
 			t.Errorf("%s: got %q, want %q", tt.x, got, tt.want)
 		}
 	}
+}
+
+// asked returns what asks for a request principal.
+func asked(t *testing.T, principal string) *authz.Expr {
+	t.Helper()
+	e, err := authz.Entries(authz.Options{}, &authz.Policy{Rules: []authz.Rule{{From: []authz.Source{{RequestPrincipals: []string{principal}}}}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return e[0].HTTP
 }
