@@ -1,6 +1,7 @@
 // Package lint finds what is wrong with AuthorizationPolicies that are valid: they
 // attach to nothing, can never match, say what another has said already, or do
-// something else than they say where there is no HTTP to see.
+// something else than they say where there is no HTTP to see. Of
+// RequestAuthentications it looks at what they are attached to.
 //
 // It takes policies as written, and what exists if that is known: otherwise it
 // does not say that something is missing. It is pure.
@@ -12,6 +13,7 @@ import (
 	"fmt"
 	"regexp"
 	"slices"
+	"strings"
 
 	"github.com/waystone-mesh/waystone/authz"
 )
@@ -34,6 +36,7 @@ const (
 	NeverMatches      Check = "never-matches"       // no request can be like that
 	UselessValue      Check = "useless-value"       // of several values, one can never be
 	NoToken           Check = "no-token"            // nobody verifies the JWT that it asks for
+	TokenOptional     Check = "token-optional"      // nobody asks for the JWT that it verifies
 	NoProvider        Check = "no-provider"         // there is nobody to ask: it denies
 	NoRehearsal       Check = "no-rehearsal"        // a CUSTOM policy has no dry run
 	Shadowed          Check = "shadowed"            // another rule does all it does
@@ -53,6 +56,7 @@ const (
 type Finding struct {
 	Check  Check  `json:"check"`
 	Level  Level  `json:"level"`
+	Kind   string `json:"kind"`   // AuthorizationPolicy or RequestAuthentication
 	Policy string `json:"policy"` // namespace/name
 	Field  string `json:"field"`  // spec.rules[0].to[0].operation.paths[1]
 	Reason string `json:"reason"`
@@ -60,7 +64,7 @@ type Finding struct {
 }
 
 func (f Finding) String() string {
-	return fmt.Sprintf("%s: %s %s: %s: %s; %s [%s]", f.Level, authz.Kind, f.Policy, f.Field, f.Reason, f.Mend, f.Check)
+	return fmt.Sprintf("%s: %s %s: %s: %s; %s [%s]", f.Level, f.Kind, f.Policy, f.Field, f.Reason, f.Mend, f.Check)
 }
 
 // Lint returns what it finds in policies, in the order of their names and
@@ -81,8 +85,9 @@ func Lint(o authz.Options, policies []*authz.Policy, w *World) []Finding {
 		l.custom(s)
 	}
 	l.shadows()
+	l.authentications()
 	slices.SortStableFunc(l.found, func(a, b Finding) int {
-		return cmp.Or(cmp.Compare(a.Policy, b.Policy), compareFields(a.Field, b.Field), cmp.Compare(a.Check, b.Check))
+		return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Policy, b.Policy), compareFields(a.Field, b.Field), cmp.Compare(a.Check, b.Check))
 	})
 	return l.found
 }
@@ -158,12 +163,24 @@ func (l *linter) invalid(p *authz.Policy, err error) {
 		if errors.As(err, &f) {
 			field, reason = f.Field, f.Reason
 		}
-		l.found = append(l.found, Finding{Invalid, Error, p.Namespace + "/" + p.Name, field, reason, "correct it: without an earlier version in force, what the policy is attached to refuses everything"})
+		mend := "correct it: without an earlier version in force, what the policy is attached to refuses everything"
+		if p.Action == authz.Custom && tokenField(field, p) {
+			mend = "leave the token to the provider, or to a policy of another action: CUSTOM is asked before tokens are verified, so that this would never match"
+		}
+		l.found = append(l.found, Finding{Invalid, Error, authz.Kind, p.Namespace + "/" + p.Name, field, reason, mend})
 	}
 }
 
 func (l *linter) add(c Check, level Level, s *subject, field, reason, mend string) {
-	l.found = append(l.found, Finding{c, level, s.name(), field, reason, mend})
+	l.found = append(l.found, Finding{c, level, authz.Kind, s.name(), field, reason, mend})
+}
+
+// tokenField reports whether a field that is at fault asks for what a JWT says.
+func tokenField(field string, p *authz.Policy) bool {
+	return strings.HasSuffix(field, "equestPrincipals") || slices.ContainsFunc(p.Fields(), func(f authz.Field) bool {
+		when, _, _ := strings.Cut(field, ".key")
+		return f.Token && strings.HasPrefix(f.Path, when+".")
+	})
 }
 
 // custom looks at whom a CUSTOM policy has asked.

@@ -24,7 +24,7 @@ import (
 //	         entry ns/name …
 //	         waypoint ns/name class=c account=sa
 //	         workload ns/name waypoint=ns/name app=web …
-//	         authentication ns Service/name
+//	         authentication ns/name Service/name, or app=web
 //	lint     policies in YAML; the result is the findings
 func TestScripts(t *testing.T) {
 	script.Run(t, "testdata/*.txt", func(*testing.T) func(*script.Block) string { return new(state).run })
@@ -118,9 +118,13 @@ func (s *state) add(b *script.Block, words []string) {
 	case "workload":
 		w.Workloads = append(w.Workloads, lint.Workload{Namespace: at.Namespace, Name: at.Name, Waypoint: waypoint, Labels: named})
 	case "authentication":
-		a := lint.Authentication{Namespace: words[1]}
+		a := lint.Authentication{Namespace: at.Namespace, Name: at.Name}
 		for _, target := range words[2:] {
-			kind, name, _ := strings.Cut(target, "/")
+			kind, name, ok := strings.Cut(target, "/")
+			if !ok {
+				a.Selector = named
+				continue
+			}
 			a.TargetRefs = append(a.TargetRefs, authz.TargetRef{Kind: kind, Name: name})
 		}
 		w.Authentications = append(w.Authentications, a)

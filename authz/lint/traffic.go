@@ -58,8 +58,12 @@ func (l *linter) opaquePort(s *subject, e *authz.Entry) (string, bool) {
 	return "", false
 }
 
-// excluded reports whether e says that it is not about a port.
+// excluded reports whether e says that it is not about a port. What stands for a
+// policy without rules is about none.
 func excluded(e *authz.Entry, port uint16) bool {
+	if e.HTTP == nil {
+		return true
+	}
 	here := authz.Match("", authz.DestPort, authz.Ports(port, port))
 	_, _, never := authz.And("", here, e.HTTP).Contradiction()
 	return never

@@ -50,8 +50,6 @@ var valueChecks = map[string]func(v string) (reason, mend string){
 	"namespaces":             namespace,
 	"source.namespace":       namespace,
 	"serviceAccounts":        nil,
-	"trustDomains":           trustDomainValue,
-	"source.trustDomain":     trustDomainValue,
 	"requestPrincipals":      requestPrincipal,
 	"request.auth.principal": requestPrincipal,
 	"hosts":                  host,
@@ -76,15 +74,6 @@ func principal(v string) (reason, mend string) {
 func namespace(v string) (reason, mend string) {
 	if strings.Contains(v, "/") {
 		return "a namespace has no slash", "write the namespace alone"
-	}
-	return "", ""
-}
-
-func trustDomainValue(v string) (reason, mend string) {
-	rest := strings.TrimPrefix(v, "spiffe://")
-	rest, _, cut := strings.Cut(rest, "/")
-	if cut || rest != v {
-		return "a trust domain is the name alone", fmt.Sprintf("write %q", rest)
 	}
 	return "", ""
 }

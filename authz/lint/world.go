@@ -64,6 +64,7 @@ type Workload struct {
 // and where.
 type Authentication struct {
 	Namespace  string
+	Name       string
 	Selector   map[string]string
 	TargetRefs []authz.TargetRef
 }
