@@ -47,6 +47,41 @@ apiVersion: security.istio.io/v1
 kind: AuthorizationPolicy
 metadata: {name: bad, namespace: default}
 spec: {selector: {matchLabels: {app: details}}, action: PERHAPS}
+---
+apiVersion: security.istio.io/v1
+kind: RequestAuthentication
+metadata: {name: tokens, namespace: default}
+spec:
+  targetRefs: [{group: "", kind: Service, name: productpage}]
+  jwtRules:
+  - issuer: one
+    jwksUri: https://user:secret@issuer.example.com/keys?token=secret
+    fromHeaders: [{name: x-token, prefix: "Token "}]
+  - issuer: two
+    jwks: '{"keys": [{"kty": "oct", "k": "c2VjcmV0LXNlY3JldC1zZWNyZXQtc2VjcmV0"}]}'
+---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: candidate, namespace: default, annotations: {istio.io/dry-run: "true", waystone.dev/replaces: productpage-viewer}}
+spec: {targetRefs: [{group: "", kind: Service, name: productpage}], rules: [{}]}
+---
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: rego, namespace: istio-system}
+data: {policy.rego: "package secret"}
+---
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: istio, namespace: istio-system}
+data:
+  mesh: |
+    trustDomainAliases: [old.example.com]
+    pathNormalization: {normalization: MERGE_SLASHES}
+    extensionProviders:
+    - name: web
+      envoyExtAuthzHttp: {service: authz.foo.svc, port: 80, timeout: 2s, includeAdditionalHeadersInCheck: {x-key: secret}, includeRequestBodyInCheck: {maxRequestBytes: 10}}
+    - name: rego
+      opa: {configMap: {name: rego}, statusOnError: "503"}
 `)
 	source, err := identity.Open("self:"+t.TempDir(), identity.Options{})
 	if err != nil {
@@ -172,8 +207,8 @@ func TestWaypointDumpSaysWhatIsServed(t *testing.T) {
 	want(t, at(t, d, "gateway", "forServiceAccount"), `"bookinfo-productpage"`)
 	want(t, at(t, d, "gateway", "waypointFor"), `"all"`)
 	want(t, at(t, d, "listeners"), `[{"address":"127.244.1.50:15008","name":"hbone","protocol":"HBONE"}]`)
-	want(t, at(t, d, "attached"), `[{"endpoints":["127.244.1.24:9080"],"hasPolicies":true,"hasRoutes":false,"port":9080,"protocol":"http","service":"default/productpage.default.svc.cluster.local"},`+
-		`{"endpoints":["127.244.1.24"],"hasPolicies":true,"hasRoutes":false,"workload":"Kubernetes//Pod/default/productpage-v1"}]`)
+	want(t, at(t, d, "attached"), `[{"endpoints":["127.244.1.24:9080"],"hasPolicies":true,"hasRequestAuthentications":true,"hasRoutes":false,"port":9080,"protocol":"http","service":"default/productpage.default.svc.cluster.local"},`+
+		`{"endpoints":["127.244.1.24"],"hasPolicies":true,"hasRequestAuthentications":false,"hasRoutes":false,"workload":"Kubernetes//Pod/default/productpage-v1"}]`)
 	p := find(t, at(t, d, "policies"), "name", "productpage-viewer")
 	want(t, at(t, p, "selector"), `{"istio.io/gateway-name":"bookinfo-productpage"}`)
 	want(t, at(t, d, "routes", 0, "name"), `"reviews"`)
@@ -181,11 +216,29 @@ func TestWaypointDumpSaysWhatIsServed(t *testing.T) {
 	find(t, at(t, d, "rejected"), "name", "bad")
 }
 
+func TestWaypointDumpTellsOfAuthorizationButNoSecrets(t *testing.T) {
+	d := encoded(t, Waypoint(subject(t, config.Options{Gateway: gateway}), gateway, "127.244.1.50:15008"))
+	want(t, at(t, d, "mesh"), `{"pathNormalization":"MERGE_SLASHES","rootNamespace":"istio-system","trustDomain":"cluster.local","trustDomainAliases":["old.example.com"]}`)
+	want(t, at(t, d, "providers"), `[{"kind":"opa","name":"rego","opa":{"configMap":"istio-system/rego","modules":["policy.rego"]},"statusOnError":503,"timeout":"1s"},`+
+		`{"includeAdditionalHeadersInCheck":["x-key"],"includeRequestBodyInCheck":{"maxRequestBytes":10},"kind":"envoyExtAuthzHttp","name":"web","port":80,"service":"authz.foo.svc","statusOnError":403,"timeout":"2s"}]`)
+	want(t, at(t, d, "requestAuthentications", 0, "jwtRules"), `[{"fromHeaders":[{"Name":"x-token","Prefix":"Token "}],"issuer":"one","jwksUri":"https://issuer.example.com/keys"},{"inlineJwks":true,"issuer":"two"}]`)
+	want(t, at(t, find(t, at(t, d, "policies"), "name", "candidate"), "replaces"), `"productpage-viewer"`)
+	text, err := json.Marshal(d)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, secret := range []string{"secret", "c2VjcmV0"} {
+		if strings.Contains(string(text), secret) {
+			t.Errorf("there is %q in the dump", secret)
+		}
+	}
+}
+
 func TestWaypointDumpWithoutItsGateway(t *testing.T) {
 	s := subject(t, config.Options{Gateway: gateway})
 	s.Snapshot = new(config.Snapshot)
 	d := encoded(t, Waypoint(s, gateway, ":15008"))
-	for _, field := range []string{"attached", "workloads", "services", "policies", "routes", "certificates"} {
+	for _, field := range []string{"attached", "workloads", "services", "providers", "policies", "requestAuthentications", "routes", "certificates"} {
 		want(t, at(t, d, field), `[]`)
 	}
 	want(t, at(t, d, "gateway"), `null`)

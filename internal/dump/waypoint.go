@@ -15,7 +15,10 @@ type WaypointDump struct {
 	Attached     []Attached    `json:"attached"`
 	Workloads    []Workload    `json:"workloads"`
 	Services     []Service     `json:"services"`
+	Mesh         Mesh          `json:"mesh"`
+	Providers    []Provider    `json:"providers"`
 	Policies     []Policy      `json:"policies"`
+	Tokens       []Tokens      `json:"requestAuthentications"`
 	Routes       []Route       `json:"routes"`
 	Certificates []Certificate `json:"certificates"`
 	Rejected     []Rejection   `json:"rejected"`
@@ -49,6 +52,7 @@ type Attached struct {
 	Protocol  string   `json:"protocol,omitempty"`
 	Endpoints []string `json:"endpoints"`
 	Policies  bool     `json:"hasPolicies"`
+	Tokens    bool     `json:"hasRequestAuthentications"`
 	Routes    bool     `json:"hasRoutes"`
 }
 
@@ -57,7 +61,9 @@ type Policy struct {
 	Namespace  string            `json:"namespace"`
 	Name       string            `json:"name"`
 	Action     string            `json:"action"`
+	Provider   string            `json:"provider,omitempty"`
 	DryRun     bool              `json:"dryRun,omitempty"`
+	Replaces   string            `json:"replaces,omitempty"`
 	Selector   map[string]string `json:"selector,omitempty"`
 	TargetRefs []authz.TargetRef `json:"targetRefs,omitempty"`
 	Rules      []authz.Rule      `json:"rules"`
@@ -77,7 +83,8 @@ func Waypoint(s Subject, gateway mesh.Key, address string) WaypointDump {
 	d := WaypointDump{
 		Listeners: []Listener{{"hbone", address, "HBONE"}},
 		Attached:  attached(s.Snapshot), Workloads: workloads(s.Snapshot), Services: services(s.Snapshot),
-		Policies: []Policy{}, Routes: []Route{}, Rejected: rejections(s.Rejected), Problems: append([]string{}, s.Problems...), Version: Build(),
+		Mesh: meshOf(s.Snapshot.Mesh()), Providers: providers(s.Snapshot.Mesh()), Policies: []Policy{}, Tokens: tokens(s.Snapshot),
+		Routes: []Route{}, Rejected: rejections(s.Rejected), Problems: append([]string{}, s.Problems...), Version: Build(),
 	}
 	for _, g := range s.Snapshot.Gateways() {
 		if g.Namespace == gateway.Namespace && g.Name == gateway.Name {
@@ -85,7 +92,7 @@ func Waypoint(s Subject, gateway mesh.Key, address string) WaypointDump {
 		}
 	}
 	for _, p := range s.Snapshot.Policies() {
-		d.Policies = append(d.Policies, Policy{p.Namespace, p.Name, p.Action.String(), p.DryRun, p.Selector, p.TargetRefs, p.Rules})
+		d.Policies = append(d.Policies, Policy{p.Namespace, p.Name, p.Action.String(), p.Provider, p.DryRun, p.Replaces, p.Selector, p.TargetRefs, p.Rules})
 	}
 	for _, r := range s.Snapshot.Routes() {
 		d.Routes = append(d.Routes, Route{r.Namespace, r.Name, r.Parents, r.Rules})
@@ -124,7 +131,7 @@ func attached(snap *config.Snapshot) []Attached {
 			if d == nil || !d.Attached || d.Service != s {
 				continue
 			}
-			a := Attached{Service: s.Host().String(), Port: p.Service, Protocol: p.Protocol.String(), Endpoints: []string{}, Policies: d.Policies != nil, Routes: d.Routes != nil}
+			a := Attached{Service: s.Host().String(), Port: p.Service, Protocol: p.Protocol.String(), Endpoints: []string{}, Policies: d.Policies != nil, Tokens: d.Tokens != nil, Routes: d.Routes != nil}
 			for _, e := range d.Endpoints {
 				a.Endpoints = append(a.Endpoints, e.Addr.String())
 			}
@@ -133,7 +140,7 @@ func attached(snap *config.Snapshot) []Attached {
 	}
 	for _, w := range workloads(snap) {
 		if d := snap.Destination(w.UID); d != nil && d.Attached {
-			out = append(out, Attached{Workload: w.UID, Endpoints: w.WorkloadIPs, Policies: d.Policies != nil, Routes: d.Routes != nil})
+			out = append(out, Attached{Workload: w.UID, Endpoints: w.WorkloadIPs, Policies: d.Policies != nil, Tokens: d.Tokens != nil, Routes: d.Routes != nil})
 		}
 	}
 	return out

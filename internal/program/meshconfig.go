@@ -4,6 +4,7 @@ import (
 	"cmp"
 
 	"github.com/waystone-mesh/waystone/internal/config"
+	"github.com/waystone-mesh/waystone/internal/file"
 )
 
 // defaultTrustDomain is that of a mesh that does not say.
@@ -29,10 +30,10 @@ func (o *options) adopt(m *config.Mesh) {
 	}
 }
 
-// adopted returns a listener to what is published, which warns once when
-// MeshConfig says otherwise than when it was adopted. namespace is the root
-// namespace if it does not say.
-func (p *process) adopted(namespace string) func(config.Changes) {
+// compareMesh returns a listener to what is read, which warns once when MeshConfig
+// says otherwise than when it was adopted. namespace is the root namespace if it
+// does not say.
+func (p *process) compareMesh(namespace string) func(file.Report) {
 	o := p.options
 	said := map[string]string{"trustDomain": o.trustDomain, "rootNamespace": o.rootNamespace}
 	compare := func(flag, field, now, inForce string) {
@@ -41,7 +42,7 @@ func (p *process) adopted(namespace string) func(config.Changes) {
 		}
 		said[field] = now
 	}
-	return func(config.Changes) {
+	return func(file.Report) {
 		if m := p.source.Mesh(); m != nil { // else it has gone, or is not there yet
 			compare("trust-domain", "trustDomain", cmp.Or(m.TrustDomain, defaultTrustDomain), o.trustDomain)
 			compare("root-namespace", "rootNamespace", cmp.Or(m.RootNamespace, namespace), o.rootNamespace)

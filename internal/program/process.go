@@ -107,8 +107,8 @@ func (p *process) know(c config.Options) (err error) {
 	}
 	c.Network, c.ClusterID, c.Node, c.Compat118 = o.network, o.clusterID, o.node, o.compat118
 	p.store = config.NewStore(c)
+	files.OnRead = p.compareMesh(files.Manifest.MeshNamespace)
 	p.source = file.New(files)
-	p.store.OnPublish(p.adopted(files.Manifest.MeshNamespace))
 	p.identity, err = identity.Open(o.identity, identity.Options{TrustDomain: o.trustDomain, Aliases: o.aliases, Log: p.log.Scope("identity")})
 	if err != nil {
 		return fmt.Errorf("flag --identity: %w", err)
