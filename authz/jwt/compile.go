@@ -17,6 +17,10 @@ import (
 // Options say whose view of the policies is compiled.
 type Options struct {
 	RootNamespace string // "" is istio-system; only from there may a GatewayClass be targeted
+
+	// Inlined says that the keys of a jwksUri may be in jwks, as in istiod's
+	// translations. Then a rule with keys needs no issuer.
+	Inlined bool
 }
 
 // A Set decides about the tokens of requests to one destination. It is immutable
@@ -119,7 +123,7 @@ func (s *Set) Sources() iter.Seq2[Source, time.Duration] {
 
 // admit reports what keeps p from being compiled.
 func admit(o Options, p *RequestAuthentication) error {
-	if err := Validate(p); err != nil {
+	if err := validate(p, o.Inlined); err != nil {
 		return err
 	}
 	c := checker{policy: p}

@@ -27,8 +27,10 @@ var framing = []string{"connection", "content-length", "host", "http2-settings",
 // Validate reports whether Istio would admit p: it checks what the CRD's schema
 // and the webhook check. The error joins one *authz.FieldError for each field at
 // fault. A valid policy may still be one that Compile does not support.
-func Validate(p *RequestAuthentication) error {
-	c := checker{policy: p}
+func Validate(p *RequestAuthentication) error { return validate(p, false) }
+
+func validate(p *RequestAuthentication, inlined bool) error {
+	c := checker{policy: p, inlined: inlined}
 	c.attachment(authz.Validate(p.attached()))
 	c.atMost("spec.jwtRules", len(p.Rules), maxRules)
 	for i := range p.Rules {
@@ -47,8 +49,9 @@ func (p *RequestAuthentication) attached() *authz.Policy {
 
 // A checker gathers what is wrong with a policy.
 type checker struct {
-	policy *RequestAuthentication
-	errs   []error
+	policy  *RequestAuthentication
+	inlined bool // as in Options
+	errs    []error
 }
 
 func (c *checker) fail(field, format string, args ...any) {
@@ -90,7 +93,7 @@ func (c *checker) filled(field string, values []string) {
 }
 
 func (c *checker) rule(at string, r *Rule) {
-	if r.Issuer == "" && r.JWKSURI == "" {
+	if r.Issuer == "" && r.JWKSURI == "" && !(c.inlined && r.JWKS != "") {
 		c.fail(at+".issuer", "is required without jwksUri")
 	}
 	if r.JWKS != "" && r.JWKSURI != "" {

@@ -48,6 +48,9 @@ var imports = map[string]string{
 	"routing":         "internal/l7 internal/mesh",
 	"telemetry":       "internal/identity internal/mesh",
 
+	// It decides likewise, by what another control plane has translated.
+	"authz/jwt/jwtauthn": "authz authz/jwt",
+
 	// It knows, and they read and feed it.
 	"internal/config":   "authz authz/jwt internal/identity internal/mesh routing",
 	"internal/manifest": "authz authz/jwt internal/config internal/identity internal/l7 internal/mesh routing",
@@ -87,7 +90,7 @@ var homes = map[string]string{
 	"github.com/open-policy-agent/": "authz/rego",
 	"github.com/prometheus/":        "telemetry internal/admin",
 	"go.opentelemetry.io/":          "telemetry",
-	"github.com/envoyproxy/":        "authz/rbac internal/extauthz",
+	"github.com/envoyproxy/":        "authz/jwt/jwtauthn authz/rbac internal/extauthz",
 	"google.golang.org/grpc":        "internal/extauthz internal/identity telemetry",
 	"k8s.io/":                       "internal/manifest",
 	"istio.io/":                     "internal/manifest",
