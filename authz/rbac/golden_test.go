@@ -13,26 +13,35 @@ import (
 	httprbac "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/rbac/v3"
 	netrbac "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/rbac/v3"
 	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
 	"sigs.k8s.io/yaml"
 
 	"github.com/waystone-mesh/waystone/authz"
 	"github.com/waystone-mesh/waystone/authz/authztest"
+	"github.com/waystone-mesh/waystone/authz/jwt"
 	"github.com/waystone-mesh/waystone/internal/identity"
 	"github.com/waystone-mesh/waystone/internal/l7"
 )
 
 // The files of testdata are what a real istiod sent to waypoints, cut down to
-// the RBAC filters, and the policies it was given. Of the bring-your-own
-// waypoint's listener nothing remains: it has no policies.
+// the filters rbac, jwt_authn and ext_authz, and the policies it was given. The
+// bring-your-own waypoint has none.
 var golden = []struct {
 	listener  string
 	manifests []string
 	gateway   authz.TargetRef // in which namespace the waypoint is
+
+	// impossible are rules that no request satisfies at a waypoint, where the
+	// direct and the remote address are one; and untaken those that no token does,
+	// for nothing takes tokens of its issuer where they are attached.
+	impossible, untaken []string
 }{
-	{"waypoint.json", []string{"mesh-policy.yaml"}, authz.TargetRef{Namespace: "bookinfo", Name: "waypoint"}},
-	{"kitchensink.json", []string{"mesh-policy.yaml", "kitchensink.yaml"}, authz.TargetRef{Namespace: "bookinfo", Name: "waypoint"}},
-	{"thirdparty.json", []string{"thirdparty.yaml"}, authz.TargetRef{Namespace: "tp", Name: "go-wp"}},
+	{"waypoint.json", []string{"mesh-policy.yaml"}, authz.TargetRef{Namespace: "bookinfo", Name: "waypoint"}, nil, nil},
+	{"kitchensink.json", []string{"mesh-policy.yaml", "kitchensink.yaml"}, authz.TargetRef{Namespace: "bookinfo", Name: "waypoint"},
+		[]string{"ns[bookinfo]-policy[dry]-rule[0]"}, []string{"ns[bookinfo]-policy[jwtclaims]-rule[0]"}},
+	{"thirdparty.json", []string{"thirdparty.yaml"}, authz.TargetRef{Namespace: "tp", Name: "go-wp"}, nil, nil},
+	{"byo.json", nil, authz.TargetRef{Namespace: "byo", Name: "go-wp"}, nil, nil},
 }
 
 // A filterChain is one filter chain of a listener.
@@ -47,8 +56,8 @@ func TestListenersGiveTheVerdictsOfTheirManifests(t *testing.T) {
 		for _, c := range readChains(t, g.listener) {
 			t.Run(g.listener+"/"+c.Chain, func(t *testing.T) {
 				attached := attachedTo(c.Chain, g.gateway, policies)
-				for i, raw := range c.Filters {
-					sameVerdicts(t, i, c.Chain, readFilter(t, raw), attached)
+				for i, f := range readFilters(t, c) {
+					sameVerdicts(t, i, c.Chain, f, attached, g.impossible)
 				}
 				wholeChain(t, c, attached)
 			})
@@ -57,7 +66,7 @@ func TestListenersGiveTheVerdictsOfTheirManifests(t *testing.T) {
 }
 
 // sameVerdicts compares one filter with the policies of its action.
-func sameVerdicts(t *testing.T, i int, chain string, f filter, attached []*authz.Policy) {
+func sameVerdicts(t *testing.T, i int, chain string, f filter, attached []*authz.Policy, impossible []string) {
 	t.Helper()
 	got, err := f.compile()
 	if err != nil {
@@ -76,15 +85,25 @@ func sameVerdicts(t *testing.T, i int, chain string, f filter, attached []*authz
 	if err != nil {
 		t.Fatal(err)
 	}
-	counts := map[bool]int{}
+	counts, hits := map[bool]int{}, &coverage{rules: map[string]*[2]int{}}
+	var entries []authz.Entry
+	for _, p := range mine {
+		e, err := authz.Entries(options, p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		entries = append(entries, e...)
+	}
 	for in := range inputs(t, chain, mine, 4000) {
 		g, w := got.Check(in), want.Check(in)
 		if g.Allowed != w.Allowed || g.Audit != w.Audit || g.Details() != w.Details() || g.Rule != w.Rule || g.DryRun != w.DryRun || !sameQuestion(g.Ask, w.Ask) {
 			t.Fatalf("filter %d: %s: got %+v want %+v", i, describe(in), g, w)
 		}
 		counts[g.Allowed]++
+		hits.count(entries, in, f.asks)
 	}
 	t.Logf("filter %d: %v: %d allowed, %d denied", i, f.action(), counts[true], counts[false])
+	hits.checkRules(t, impossible)
 }
 
 // wholeChain compares all filters of a chain with all policies attached to it.
@@ -95,8 +114,8 @@ func wholeChain(t *testing.T, c filterChain, attached []*authz.Policy) {
 		t.Fatal(err)
 	}
 	var got Chain
-	for _, raw := range c.Filters {
-		s, err := readFilter(t, raw).compile()
+	for _, f := range readFilters(t, c) {
+		s, err := f.compile()
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -141,7 +160,21 @@ func (f filter) action() authz.Action {
 	return map[rbacv3.RBAC_Action]authz.Action{rbacv3.RBAC_ALLOW: authz.Allow, rbacv3.RBAC_DENY: authz.Deny, rbacv3.RBAC_LOG: authz.Audit}[r.GetAction()]
 }
 
-func readFilter(t *testing.T, raw json.RawMessage) filter {
+// readFilters returns the RBAC filters of a chain.
+func readFilters(t *testing.T, c filterChain) (out []filter) {
+	t.Helper()
+	for _, raw := range c.Filters {
+		switch m := readMessage(t, raw).(type) {
+		case *httprbac.RBAC:
+			out = append(out, filter{m.Rules, m.ShadowRules, m.ShadowRulesStatPrefix == customPrefix, func() (*authz.Set, error) { return HTTP(m) }})
+		case *netrbac.RBAC:
+			out = append(out, filter{m.Rules, m.ShadowRules, m.ShadowRulesStatPrefix == customPrefix, func() (*authz.Set, error) { return Network(m) }})
+		}
+	}
+	return out
+}
+
+func readMessage(t *testing.T, raw json.RawMessage) proto.Message {
 	t.Helper()
 	var a anypb.Any
 	if err := protojson.Unmarshal(raw, &a); err != nil {
@@ -151,14 +184,7 @@ func readFilter(t *testing.T, raw json.RawMessage) filter {
 	if err != nil {
 		t.Fatal(err)
 	}
-	switch m := m.(type) {
-	case *httprbac.RBAC:
-		return filter{m.Rules, m.ShadowRules, m.ShadowRulesStatPrefix == customPrefix, func() (*authz.Set, error) { return HTTP(m) }}
-	case *netrbac.RBAC:
-		return filter{m.Rules, m.ShadowRules, m.ShadowRulesStatPrefix == customPrefix, func() (*authz.Set, error) { return Network(m) }}
-	}
-	t.Fatalf("%T is not an RBAC filter", m)
-	return filter{}
+	return m
 }
 
 func readChains(t *testing.T, name string) (out []filterChain) {
@@ -173,16 +199,37 @@ func readChains(t *testing.T, name string) (out []filterChain) {
 	return out
 }
 
-func readPolicies(t *testing.T, names []string) (out []*authz.Policy) {
+// documents returns the objects of a kind in manifests.
+func documents(t *testing.T, names []string, kind string) (out []map[string]any) {
 	t.Helper()
 	for _, name := range names {
 		b, err := os.ReadFile("testdata/" + name)
 		if err != nil {
 			t.Fatal(err)
 		}
-		p, err := authztest.Read(b, yaml.UnmarshalStrict)
+		for _, text := range strings.Split(string(b), "\n---\n") {
+			var doc map[string]any
+			if err := yaml.Unmarshal([]byte(text), &doc); err != nil {
+				t.Fatalf("%s: %v", name, err)
+			}
+			if doc["kind"] == kind {
+				out = append(out, doc)
+			}
+		}
+	}
+	return out
+}
+
+func readPolicies(t *testing.T, names []string) (out []*authz.Policy) {
+	t.Helper()
+	for _, doc := range documents(t, names, authz.Kind) {
+		text, err := yaml.Marshal(doc)
 		if err != nil {
-			t.Fatalf("%s: %v", name, err)
+			t.Fatal(err)
+		}
+		p, err := authztest.Read(text, yaml.UnmarshalStrict)
+		if err != nil {
+			t.Fatal(err)
 		}
 		out = append(out, p...)
 	}
@@ -191,15 +238,16 @@ func readPolicies(t *testing.T, names []string) (out []*authz.Policy) {
 
 // attachedTo returns the policies that istiod attaches to a chain: those that
 // target the gateway, and for a service's chain those that target the service.
-func attachedTo(chain string, gateway authz.TargetRef, policies []*authz.Policy) (out []*authz.Policy) {
+func attachedTo[P attachable](chain string, gateway authz.TargetRef, policies []P) (out []P) {
 	_, host, _ := strings.Cut(chain, "|")
 	for _, p := range policies {
-		if slices.ContainsFunc(p.TargetRefs, func(r authz.TargetRef) bool {
+		refs, ns := attachment(p)
+		if slices.ContainsFunc(refs, func(r authz.TargetRef) bool {
 			switch r.Kind {
 			case "Gateway":
-				return p.Namespace == gateway.Namespace && r.Name == gateway.Name
+				return ns == gateway.Namespace && r.Name == gateway.Name
 			case "Service":
-				return strings.HasSuffix(host, "|"+r.Name+"."+p.Namespace+".svc.cluster.local")
+				return strings.HasSuffix(host, "|"+r.Name+"."+ns+".svc.cluster.local")
 			}
 			return false // a GatewayClass that is not Istio's
 		}) {
@@ -207,6 +255,20 @@ func attachedTo(chain string, gateway authz.TargetRef, policies []*authz.Policy)
 		}
 	}
 	return out
+}
+
+type attachable interface {
+	*authz.Policy | *jwt.RequestAuthentication
+}
+
+func attachment(p any) (refs []authz.TargetRef, namespace string) {
+	switch p := p.(type) {
+	case *authz.Policy:
+		return p.TargetRefs, p.Namespace
+	case *jwt.RequestAuthentication:
+		return p.TargetRefs, p.Namespace
+	}
+	return nil, ""
 }
 
 // inputs yields n random inputs for a chain: HTTP or not as the chain is, from
@@ -227,11 +289,13 @@ func inputs(t *testing.T, chain string, policies []*authz.Policy, n int) func(yi
 // words returns every value that policies mention, without its wildcard.
 func words(policies []*authz.Policy) (out []string) {
 	out = []string{"", "other"}
-	b, _ := json.Marshal(policies)
-	for _, w := range strings.FieldsFunc(string(b), func(r rune) bool { return strings.ContainsRune(`"{}[],:`, r) }) {
-		w = strings.TrimSuffix(strings.TrimPrefix(w, "*"), "*")
-		if !slices.Contains(out, w) {
-			out = append(out, w)
+	for _, p := range policies {
+		for _, f := range p.Fields() {
+			for _, w := range f.Values {
+				if w = strings.Trim(w, "*"); !slices.Contains(out, w) {
+					out = append(out, w)
+				}
+			}
 		}
 	}
 	return out

@@ -21,6 +21,7 @@ import (
 	httprbac "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/rbac/v3"
 	netrbac "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/rbac/v3"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"github.com/waystone-mesh/waystone/authz"
 )
@@ -74,6 +75,9 @@ func HTTP(f *httprbac.RBAC) (*authz.Set, error) {
 	if f.GetMatcher() != nil || f.GetShadowMatcher() != nil {
 		return refuse(unsupported("matcher", "is not supported, only rules are"))
 	}
+	if newer(f.ProtoReflect()) {
+		return refuse(errNewer)
+	}
 	return compile(f.GetRules(), f.GetShadowRules(), f.GetShadowRulesStatPrefix())
 }
 
@@ -81,6 +85,9 @@ func HTTP(f *httprbac.RBAC) (*authz.Set, error) {
 func Network(f *netrbac.RBAC) (*authz.Set, error) {
 	if f.GetMatcher() != nil || f.GetShadowMatcher() != nil {
 		return refuse(unsupported("matcher", "is not supported, only rules are"))
+	}
+	if newer(f.ProtoReflect()) {
+		return refuse(errNewer)
 	}
 	return compile(f.GetRules(), f.GetShadowRules(), f.GetShadowRulesStatPrefix())
 }
@@ -123,6 +130,34 @@ func customEntries(shadow *rbacv3.RBAC) ([]authz.Entry, error) {
 		e.Action, e.Provider, e.Policy, e.Rule = authz.Custom, provider, p, rule
 	}
 	return out, err
+}
+
+var errNewer = unsupported("filter", "has a field that is not known")
+
+// newer reports whether m, or a message in it, has a field of a later protocol
+// than ours. It may be part of a condition, and without it that is another.
+func newer(m protoreflect.Message) (found bool) {
+	if len(m.GetUnknown()) > 0 {
+		return true
+	}
+	m.Range(func(f protoreflect.FieldDescriptor, v protoreflect.Value) bool {
+		switch {
+		case f.IsMap():
+			v.Map().Range(func(_ protoreflect.MapKey, v protoreflect.Value) bool {
+				found = f.MapValue().Message() != nil && newer(v.Message())
+				return !found
+			})
+		case f.Message() == nil:
+		case f.IsList():
+			for i := 0; i < v.List().Len() && !found; i++ {
+				found = newer(v.List().Get(i).Message())
+			}
+		default:
+			found = newer(v.Message())
+		}
+		return !found
+	})
+	return found
 }
 
 func refuse(err error) (*authz.Set, error) { return authz.Closed("RBAC filter rejected"), err }

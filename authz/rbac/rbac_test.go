@@ -7,10 +7,13 @@ import (
 	"strings"
 	"testing"
 
+	rbacv3 "github.com/envoyproxy/go-control-plane/envoy/config/rbac/v3"
 	httprbac "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/rbac/v3"
 	netrbac "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/rbac/v3"
 	_ "github.com/envoyproxy/go-control-plane/envoy/extensions/path/match/uri_template/v3" // for protojson
 	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/encoding/protowire"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/waystone-mesh/waystone/authz"
 	"github.com/waystone-mesh/waystone/internal/identity"
@@ -239,6 +242,31 @@ func TestWhatIsNotCoveredFailsClosed(t *testing.T) {
 	}
 }
 
+// A field of a later protocol may be part of a condition, wherever it is.
+func TestFieldsThatAreNotKnownFailClosed(t *testing.T) {
+	unknown := protowire.AppendVarint(protowire.AppendTag(nil, 4000, protowire.VarintType), 1)
+	policy := func(f *httprbac.RBAC) *rbacv3.Policy { return f.Rules.Policies["ns[a]-policy[b]-rule[3]"] }
+	for name, where := range map[string]func(*httprbac.RBAC) proto.Message{
+		"the filter":       func(f *httprbac.RBAC) proto.Message { return f },
+		"a policy":         func(f *httprbac.RBAC) proto.Message { return policy(f) },
+		"a permission":     func(f *httprbac.RBAC) proto.Message { return policy(f).Permissions[0] },
+		"a header matcher": func(f *httprbac.RBAC) proto.Message { return policy(f).Principals[0].GetNotId().GetHeader() },
+	} {
+		f := httpFilter(t, filterOf(yes, `{"notId": {"header": {"name": "x", "exactMatch": "2"}}}`))
+		if s, err := HTTP(f); err != nil || !s.Check(base()).Allowed {
+			t.Fatalf("without it: %v", err)
+		}
+		where(f).ProtoReflect().SetUnknown(unknown)
+		n := &netrbac.RBAC{Rules: f.Rules}
+		n.ProtoReflect().SetUnknown(f.ProtoReflect().GetUnknown())
+		for _, compile := range []func() (*authz.Set, error){func() (*authz.Set, error) { return HTTP(f) }, func() (*authz.Set, error) { return Network(n) }} {
+			if s, err := compile(); !errors.Is(err, authz.ErrUnsupported) || s.Check(base()).Allowed {
+				t.Errorf("%s: got %v, want that the field is not known", name, err)
+			}
+		}
+	}
+}
+
 func TestUnsupportedIsTold(t *testing.T) {
 	_, err := HTTP(httpFilter(t, filterOf(`{"metadata": {"filter": "f"}}`, yes)))
 	if !errors.Is(err, authz.ErrUnsupported) {
@@ -367,4 +395,36 @@ func TestFiltersCanBeExplained(t *testing.T) {
 	if len(x.Policies) != 1 || x.Policies[0].Policy != "a/b" || len(x.Policies[0].Rules) != 1 {
 		t.Errorf("got %+v, want one policy", x.Policies)
 	}
+}
+
+// FuzzHTTP has filters of any bytes, which come from whoever is taken for a
+// control plane.
+func FuzzHTTP(f *testing.F) {
+	for _, text := range []string{filterOf(yes, yes), filterOf(`{"urlPath": {"path": {"safeRegex": {"regex": "/a/."}}}}`, claim(``, either(`{"stringMatch": {"exact": "v"}}`), "nested", "k")),
+		`{"shadowRules": {"action": "DENY", "policies": {"istio-ext-authz-p-ns[a]-policy[b]-rule[1]": {"permissions": [{"any": true}], "principals": [{"any": true}]}}}, "shadowRulesStatPrefix": "istio_ext_authz_"}`} {
+		var m httprbac.RBAC
+		if err := protojson.Unmarshal([]byte(text), &m); err != nil {
+			f.Fatal(err)
+		}
+		b, err := proto.Marshal(&m)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(b)
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		var m httprbac.RBAC
+		if proto.Unmarshal(b, &m) != nil {
+			return
+		}
+		s, err := HTTP(&m)
+		opaque := base()
+		opaque.HTTP, opaque.Token = nil, nil
+		for _, in := range []*authz.Input{base(), opaque, {}} {
+			if v := s.Check(in); err != nil && v.Allowed {
+				t.Fatalf("%v allows although it is not understood: %v", &m, err)
+			}
+			_ = s.Explain(in).String()
+		}
+	})
 }
