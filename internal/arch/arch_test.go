@@ -72,7 +72,7 @@ var imports = map[string]string{
 	"cmd/waypoint":              "*",
 	"cmd/ztunnel":               "*",
 	"cmd/waystone":              "*",
-	"internal/dump":             "authz internal/config internal/identity internal/mesh routing",
+	"internal/dump":             "authz authz/jwt internal/config internal/identity internal/mesh routing",
 	"internal/program":          "*",
 	"internal/meshtest":         "*",
 	"internal/script":           "",
