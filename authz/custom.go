@@ -39,6 +39,10 @@ func (d *decider) ask(e *Entry, x *Expr) {
 	d.custom[i].list.add(e, x)
 }
 
+// Asks reports whether there are CUSTOM policies at all whose providers can be
+// asked: if not, Ask returns nil whatever the input.
+func (s *Set) Asks() bool { return s != nil && (s.http.custom != nil || s.opaque.custom != nil) }
+
 // Ask returns what must be asked about in, or nil if nothing must, or must any
 // more. Providers are asked in the order of their names, each once at most: the
 // first time after is nil, and then the Question that was answered with yes.

@@ -15,11 +15,16 @@
 //	terminate.go   a CONNECT arrives: who is calling, which destination do they name
 //	detect.go      peek at the first bytes: HTTP/2, HTTP/1.1, or opaque
 //	client.go      the two kinds of client: an HTTP/1.1 connection, an HTTP/2 stream
-//	exchange.go    one request: authorize, route, originate, forward
+//	exchange.go    one request, step by step, in the order of Istio's filters:
+//	admit.go         may it be judged at all, and as what
+//	consult.go       CUSTOM: external authorizers are asked, and may edit it
+//	authenticate.go  its tokens are verified: RequestAuthentication
+//	authorize.go     AUDIT, DENY, ALLOW
 //	originate.go   choose an endpoint and get a connection to it
 //	upstream.go    connections to endpoints, kept and used again
 //	forward.go     content up, response down, trailers, resets
 //	refuse.go      the one place an error becomes a status
+//	explain.go     why policy decided as it did, for those who want to know
 //	opaque.go      tunnels that are not HTTP: authorize, copy, authorize again on change
 //	report.go      the facts of an exchange, handed over once
 //	worker.go      what one loop owns
@@ -27,8 +32,21 @@
 // Every step runs on the loop that owns the client's HBONE connection and runs
 // to completion. A step that must wait parks the exchange and hands out a
 // ticket {exchange, generation}; resuming a stale ticket does nothing, so an
-// abort in between is safe. The places that park are these: an external
-// authorizer, content being gathered for it, and a connection to an endpoint.
+// abort in between is safe. The places that park are these: content being gathered
+// for an external authorizer, its answer, and a connection to an endpoint.
+//
+// # Policy while a request waits
+//
+// A request is judged by the policies that were in force when it came, all of
+// them: its destination is looked up once, before anybody is asked, and what is
+// decided after the answer is decided by the same. Configuration that changes
+// meanwhile is for the next request. An opaque tunnel is judged again, by what is
+// in force then, for as long as it is open; but authorizers are asked once, when
+// it opens, as a connection in Envoy asks them.
+//
+// Of content a request holds no more for an authorizer than half a window, which
+// comes without credit, and 64 KiB. An authorizer that wants more content than it
+// gets is shown a part, or the request is refused with 413, as it says.
 //
 // # What it will not do
 //

@@ -61,12 +61,12 @@ func TestAnsweredEarly(t *testing.T) {
 	}
 }
 
-// TestRefusedWithContent has the consultant refuse a request whose content was
+// TestRefusedWithContent has an authorizer refuse a request whose content was
 // gathered, and partly sent to an endpoint that refused it: the client gets back
 // exactly the credit that it gave.
 func TestRefusedWithContent(t *testing.T) {
 	r := newRig(t, nil)
-	r.w.options.Consultant = r.consultant(2000)
+	r.consult(shown(2000, true))
 	var w *wire
 	r.do(func() {
 		w = r.open()

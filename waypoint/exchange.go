@@ -3,8 +3,11 @@ package waypoint
 import (
 	"time"
 
+	"github.com/waystone-mesh/waystone/authz"
 	"github.com/waystone-mesh/waystone/internal/bufs"
 	"github.com/waystone-mesh/waystone/internal/config"
+	"github.com/waystone-mesh/waystone/internal/decisions"
+	"github.com/waystone-mesh/waystone/internal/extauthz"
 	"github.com/waystone-mesh/waystone/internal/l7"
 	"github.com/waystone-mesh/waystone/internal/mesh"
 	"github.com/waystone-mesh/waystone/routing"
@@ -16,8 +19,10 @@ type step uint8
 
 const (
 	stepNone step = iota // free, or over
-	stepAuthorize
+	stepAdmit
 	stepConsult
+	stepAuthenticate
+	stepAuthorize
 	stepRoute
 	stepOriginate
 	stepForward
@@ -40,14 +45,19 @@ type exchange struct {
 	arena   l7.Arena // owns the strings of req
 	rawPath string   // the path as it came, for the log
 
+	asked    *authz.Question     // the last question that was answered with yes
+	answers  []extauthz.Edit     // what those who were asked want in the response
+	token    *authz.Token        // the valid one, or nil
+	decision *decisions.Decision // to be kept when the exchange is over, or nil
+
 	slot     **exchange // where its owner keeps it
 	rule     *routing.Rule
 	backend  *routing.Backend
-	dest     *config.Destination // whose endpoints serve it: the session's, or a backend's
+	dest     *config.Destination // what it was admitted to; once it is routed, whose endpoints serve it
 	endpoint *mesh.Endpoint
 	attempts int
 	tried    [maxAttempts]*mesh.Workload // endpoints that failed before anything was sent
-	refusal  refusal
+	failure  error                       // that is to be refused
 
 	held       bufs.Queue // request content that waits for an upstream, not credited
 	replay     bufs.Queue // request content that went upstream, kept for a retry
@@ -60,9 +70,8 @@ type exchange struct {
 	responded     bool // a final head went to the client
 	responseEnded bool // and the whole response was written
 	upgraded      bool // 101: raw bytes both ways until both ends are closed
-	gathering     bool // parked until enough content is held for the consultant
-	consulted     bool
 	reported      bool
+	gathering     int32 // parked until so much content is held for an authorizer; 0: not
 
 	rec    telemetry.HTTP
 	sentAt time.Time // when the head went upstream
@@ -103,7 +112,7 @@ func (x *exchange) begin(r *l7.Request, end bool) {
 	x.requestEnded = end
 	x.keepReplay = true
 	x.recordRequest()
-	x.step = stepAuthorize
+	x.step = stepAdmit
 	x.run()
 }
 
@@ -113,10 +122,14 @@ func (x *exchange) begin(r *l7.Request, end bool) {
 func (x *exchange) run() {
 	for {
 		switch x.step {
-		case stepAuthorize:
-			x.step = x.authorize()
+		case stepAdmit:
+			x.step = x.admit()
 		case stepConsult:
 			x.step = x.consult()
+		case stepAuthenticate:
+			x.step = x.authenticate()
+		case stepAuthorize:
+			x.step = x.authorize()
 		case stepRoute:
 			x.step = x.route()
 		case stepOriginate:
@@ -129,63 +142,6 @@ func (x *exchange) run() {
 			return
 		}
 	}
-}
-
-// authorize asks the policies of the destination, as they are now.
-func (x *exchange) authorize() step {
-	w := x.session.worker
-	switch {
-	case bufs.InUse() > w.options.Budget:
-		return x.fail(errOverloaded)
-	case x.req.Method == "CONNECT":
-		return x.fail(errConnect)
-	}
-	path, err := routing.Normalize(w.options.Normalization, x.req.Path)
-	if err != nil {
-		return x.fail(&badRequestError{err})
-	}
-	x.req.Path = path
-	if x.dest = x.session.destination(); x.dest == nil {
-		return x.fail(errNoDestination)
-	}
-	w.input = x.session.input()
-	w.input.HTTP = &x.req
-	if v := x.dest.Policies.Check(&w.input); !v.Allowed {
-		return x.fail(&deniedError{v})
-	}
-	return stepConsult
-}
-
-// consult asks the external authorizer, if there is one, with as much of the
-// content as it wants to see.
-func (x *exchange) consult() step {
-	c := x.session.worker.options.Consultant
-	if c == nil || x.consulted {
-		return stepRoute
-	}
-	if !x.requestEnded && x.held.Len() < x.session.worker.options.gathering() {
-		x.gathering = true
-		x.park()
-		return x.step
-	}
-	x.consulted = true
-	loop, t := x.session.worker.loop, x.park()
-	content := make([]byte, 0, x.held.Len())
-	x.held.Each(func(p []byte) { content = append(content, p...) })
-	x.cancel = c.Ask(x.req.Clone(), content, func(err error) {
-		loop.Do(func() {
-			if t.stale() {
-				return
-			}
-			if err != nil {
-				x.refusal = refusalFor(&consultedError{err})
-				t.resume(stepRefuse)
-				return
-			}
-			t.resume(stepRoute)
-		})
-	})
-	return x.step
 }
 
 // route finds the rule that applies and does to the head what it says.
@@ -220,6 +176,6 @@ func (x *exchange) route() step {
 
 // fail makes err the answer.
 func (x *exchange) fail(err error) step {
-	x.refusal = refusalFor(err)
+	x.failure = err
 	return stepRefuse
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/waystone-mesh/waystone/internal/extauthz"
 	"github.com/waystone-mesh/waystone/internal/h1"
 	"github.com/waystone-mesh/waystone/internal/h2"
 	"github.com/waystone-mesh/waystone/internal/l7"
@@ -122,11 +123,11 @@ func (x *exchange) clientEnd(trailers l7.Fields) {
 
 // gathered resumes an exchange that waited for content.
 func (x *exchange) gathered() {
-	if !x.gathering || x.step != stepParked {
+	if x.gathering == 0 || x.step != stepParked {
 		return
 	}
-	if x.requestEnded || x.held.Len() >= x.session.worker.options.gathering() {
-		x.gathering = false
+	if x.requestEnded || x.held.Len() >= int(x.gathering) {
+		x.gathering = 0
 		ticket{x, x.gen}.resume(stepConsult)
 	}
 }
@@ -157,6 +158,7 @@ func (x *exchange) upstreamHead(r *l7.Response, end bool) {
 	x.recordResponse(r)
 	x.backend.ApplyResponse(r)
 	x.rule.ApplyResponse(r)
+	r.Fields = extauthz.Apply(r.Fields, x.answers)
 	x.responded = true
 	if r.Status == 101 {
 		x.upgraded, x.requestEnded = true, false // what comes now ends anew

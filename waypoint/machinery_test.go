@@ -12,7 +12,7 @@ import (
 // bodySize is how much content every message has here.
 const bodySize = 8 << 10
 
-// A play is one exchange, and how far it has come: it parks for the consultant
+// A play is one exchange, and how far it has come: it parks for the authorizer
 // with its content gathered, is refused by the first endpoint, and goes through
 // on the second.
 type play struct {
@@ -49,8 +49,8 @@ var events = []struct {
 	}},
 	{"the head", func(p *play) { p.client.head(bodySize) }},
 	{"some content, gathering", func(p *play) { p.client.body(3000) }},
-	{"all content, consulting", func(p *play) { p.client.body(bodySize - 3000) }},
-	{"the consultant's answer, dialling", func(p *play) { p.r.asked[0].answer(nil) }},
+	{"all content, asking", func(p *play) { p.client.body(bodySize - 3000) }},
+	{"the authorizer's answer, dialling", func(p *play) { p.r.asked[0].answer(nil) }},
 	{"the first endpoint declines, dialling", func(p *play) {
 		d := p.r.dials[0]
 		if p.refusal == unreachable {
@@ -134,7 +134,7 @@ func TestExchangeRetried(t *testing.T) {
 
 func playUntil(t *testing.T, http2 bool, refusal refusalKind, last int, abort func(*play)) {
 	r := newRig(t, nil)
-	r.w.options.Consultant = r.consultant(bodySize)
+	r.consult(shown(bodySize, false))
 	p := &play{r: r, http2: http2, refusal: refusal}
 	for i := 0; i <= last; i++ {
 		r.do(func() { events[i].do(p) })
@@ -168,8 +168,8 @@ func playUntil(t *testing.T, http2 bool, refusal refusalKind, last int, abort fu
 			if answered := last >= 4; q.canceled == answered {
 				t.Errorf("question %d: called off %v, answered %v", i, q.canceled, answered)
 			}
-			if len(q.content) != bodySize {
-				t.Errorf("the consultant saw %d bytes, want %d", len(q.content), bodySize)
+			if len(q.Content) != bodySize || q.Partial {
+				t.Errorf("the authorizer saw %d bytes, a part %v; want %d, all of it", len(q.Content), q.Partial, bodySize)
 			}
 		}
 		for i, d := range r.dials {

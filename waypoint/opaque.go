@@ -7,6 +7,7 @@ import (
 	"github.com/waystone-mesh/waystone/authz"
 	"github.com/waystone-mesh/waystone/internal/bufs"
 	"github.com/waystone-mesh/waystone/internal/config"
+	"github.com/waystone-mesh/waystone/internal/extauthz"
 	"github.com/waystone-mesh/waystone/internal/flow"
 	"github.com/waystone-mesh/waystone/internal/mesh"
 	"github.com/waystone-mesh/waystone/routing"
@@ -19,12 +20,14 @@ const flushEvery = 5 * time.Second
 
 var errPolicyChanged = errors.New("waypoint: closed due to policy change")
 
-// An opaque is a tunnel that is not HTTP: it is authorized as a connection,
-// copied, and authorized again whenever configuration that concerns it changes.
+// An opaque is a tunnel that is not HTTP: it is authorized as a connection, once
+// whoever CUSTOM policies have asked has been, copied, and authorized again
+// whenever configuration that concerns it changes. Nobody is asked again then.
 type opaque struct {
 	s        *session
 	dest     *config.Destination
 	input    authz.Input
+	asked    *authz.Question // the last question that was answered with yes
 	endpoint *mesh.Endpoint
 	tried    []*mesh.Workload
 	cancel   func()
@@ -57,11 +60,60 @@ func (s *session) serveOpaque(first []byte, eof bool) {
 		o.refuse(503, telemetry.OM, errOverloaded)
 		return
 	}
-	if v := o.dest.Policies.Check(&o.input); !v.Allowed {
-		o.rec.Termination = v.Details()
-		o.refuse(403, 0, &deniedError{v})
+	o.consult()
+}
+
+// consult asks the providers of the CUSTOM policies that match, as a request's
+// exchange does. What the tunnel carries meanwhile waits, uncredited.
+func (o *opaque) consult() {
+	s := o.s
+	q := o.dest.Policies.Ask(&o.input, o.asked)
+	if q == nil {
+		o.authorize()
 		return
 	}
+	if o.asked == nil {
+		if v := o.dest.Policies.Check(&o.input); v.Ask == nil {
+			o.deny(&deniedError{v}) // by a rule whose provider is not configured
+			return
+		}
+	}
+	client := s.worker.options.Authorizer(q.Provider)
+	if client == nil {
+		o.deny(&unaskedError{q})
+		return
+	}
+	loop := s.worker.loop
+	r := &extauthz.Request{Source: s.from.Source, Dest: s.address(), Peer: s.from.Peer, Self: s.worker.options.Self, At: o.rec.Start}
+	o.cancel = s.worker.ask(client, r, func(a extauthz.Answer) {
+		loop.Do(func() { o.answered(q, &a) })
+	})
+}
+
+// answered goes on with what an authorizer said. Nothing of it but yes or no is
+// for a connection.
+func (o *opaque) answered(q *authz.Question, a *extauthz.Answer) {
+	if o.over {
+		return
+	}
+	o.cancel = nil
+	if !a.Allowed {
+		o.deny(&unauthorizedError{q, a})
+		return
+	}
+	o.asked = q
+	o.consult()
+}
+
+// authorize asks the policies of the other actions, and connects.
+func (o *opaque) authorize() {
+	v := o.dest.Policies.Decide(&o.input)
+	recordVerdict(&o.rec.Decision, &v)
+	if !v.Allowed {
+		o.deny(&deniedError{v})
+		return
+	}
+	o.explainAllowed()
 	o.connect()
 }
 
@@ -130,11 +182,12 @@ func (o *opaque) recheck() {
 	dest := o.s.destination()
 	if dest != nil {
 		o.dest, o.input = dest, o.s.input()
-		v := dest.Policies.Check(&o.input)
+		v := dest.Policies.Decide(&o.input)
 		if v.Allowed {
 			return
 		}
-		o.rec.Termination = v.Details()
+		recordVerdict(&o.rec.Decision, &v)
+		o.explainRefused(&deniedError{v})
 	}
 	o.rec.Flag |= telemetry.UC
 	if o.copying {
@@ -142,6 +195,12 @@ func (o *opaque) recheck() {
 		return
 	}
 	o.refuse(403, 0, errPolicyChanged)
+}
+
+// deny ends a tunnel that policy refuses. One that is answered already can only be
+// reset; to one that is not an authorizer's own status would mean nothing.
+func (o *opaque) deny(err error) {
+	o.refuse(403, o.explainRefused(err).flag, err)
 }
 
 // refuse ends a tunnel that has no upstream.

@@ -53,8 +53,7 @@ func (t ticket) failed(err error) {
 		t.resume(stepOriginate)
 		return
 	}
-	x.refusal = refusalFor(&connectError{err})
-	t.resume(stepRefuse)
+	t.resume(x.fail(&connectError{err}))
 }
 
 // retry reports whether the request may go to another endpoint, and if so

@@ -144,6 +144,8 @@ func (x *exchange) finish() {
 	x.rec.Duration = x.session.worker.loop.Now().Sub(x.rec.Start)
 	x.rec.ReceivedWire += x.rec.Received
 	x.rec.SentWire += x.rec.Sent
+	x.rec.Attempts = x.attempts
+	x.keepDecision()
 	x.session.worker.options.Telemetry.HTTP(&x.rec)
 }
 

@@ -11,12 +11,13 @@ import (
 	"testing"
 	"time"
 
+	"github.com/waystone-mesh/waystone/authz"
 	"github.com/waystone-mesh/waystone/internal/bufs"
 	"github.com/waystone-mesh/waystone/internal/config"
+	"github.com/waystone-mesh/waystone/internal/extauthz"
 	"github.com/waystone-mesh/waystone/internal/flow"
 	"github.com/waystone-mesh/waystone/internal/hbone"
 	"github.com/waystone-mesh/waystone/internal/identity"
-	"github.com/waystone-mesh/waystone/internal/l7"
 	"github.com/waystone-mesh/waystone/internal/loop"
 	"github.com/waystone-mesh/waystone/internal/manifest"
 	"github.com/waystone-mesh/waystone/internal/mesh"
@@ -55,7 +56,7 @@ status: {phase: Running, podIP: ADDRESS, podIPs: [{ip: ADDRESS}], conditions: [{
 `
 
 // A rig is a waypoint of which a test plays everything around: the tunnels of
-// clients, the connections to endpoints, the consultant. Everything happens on
+// clients, the connections to endpoints, the authorizers. Everything happens on
 // the loop, in do.
 type rig struct {
 	t        testing.TB
@@ -81,11 +82,16 @@ type dialing struct {
 	leg      *wire
 }
 
-// A question is one that the consultant was asked.
+// A question is one that an authorizer was asked.
 type question struct {
-	content  string
-	answer   func(error)
+	*extauthz.Request
+	say      func(extauthz.Answer)
 	canceled bool
+}
+
+// answer says yes, or no for a reason.
+func (q *question) answer(err error) {
+	q.say(extauthz.Answer{Allowed: err == nil, Status: 403, Err: err})
 }
 
 // lines gathers the access log.
@@ -173,13 +179,59 @@ func (r *rig) apply(yaml string) {
 	}
 }
 
-// consultant returns one that answers when the test says so.
-func (r *rig) consultant(content int) *Consultant {
-	return &Consultant{Content: content, Ask: func(_ *l7.Request, content []byte, answer func(error)) func() {
-		q := &question{content: string(content), answer: answer}
-		r.asked = append(r.asked, q)
-		return func() { q.canceled = true }
-	}}
+// rigPolicy has a provider asked about everything, or about connections that a
+// DENY policy would not refuse.
+const rigPolicy = `
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: NAME, namespace: default}
+spec:
+  targetRefs: [{kind: Service, group: "", name: items}]
+  action: CUSTOM
+  provider: {name: NAME}
+  rules: [{}]
+`
+
+// consult has authorizers asked about everything. They answer when the test says
+// so.
+func (r *rig) consult(providers ...*authz.Provider) {
+	r.t.Helper()
+	m := &config.Mesh{Providers: map[string]*authz.Provider{}}
+	clients := map[string]*extauthz.Client{}
+	for _, p := range providers {
+		m.Providers[p.Name] = p
+		c, err := extauthz.New(p, extauthz.Options{Ask: func(context.Context, *extauthz.Request) (extauthz.Answer, error) {
+			return extauthz.Answer{}, errors.New("the rig is asked in its place")
+		}})
+		if err != nil {
+			r.t.Fatal(err)
+		}
+		clients[p.Name] = c
+	}
+	if err := r.store.Apply([]config.Update{{Value: m}}); err != nil {
+		r.t.Fatal(err)
+	}
+	for name := range clients {
+		r.apply(strings.ReplaceAll(rigPolicy, "NAME", name))
+	}
+	r.do(func() {
+		r.w.options.Authorizer = func(name string) *extauthz.Client { return clients[name] }
+		r.k.ask = func(_ *extauthz.Client, req *extauthz.Request, say func(extauthz.Answer)) func() {
+			q := &question{Request: req, say: say}
+			r.asked = append(r.asked, q)
+			return func() { q.canceled = true }
+		}
+	})
+}
+
+// shown is a provider that is shown so much content, or with part the beginning of
+// what is longer.
+func shown(content int, part bool) *authz.Provider {
+	p := &authz.Provider{Name: "asked", Kind: authz.GRPC, Service: "asked.default.svc.cluster.local", Port: 9000}
+	if content > 0 {
+		p.Body = &authz.Body{Max: content, AllowPartial: part}
+	}
+	return p
 }
 
 func (r *rig) dial(o *origin, ready dialed) func() {

@@ -11,6 +11,7 @@ import (
 	"github.com/waystone-mesh/waystone/internal/flow"
 	"github.com/waystone-mesh/waystone/internal/hbone"
 	"github.com/waystone-mesh/waystone/internal/mesh"
+	"github.com/waystone-mesh/waystone/routing"
 )
 
 // receiver is short for what every tunnel needs.
@@ -26,12 +27,13 @@ type tunnel interface {
 // named, and whatever protocol they speak there.
 type session struct {
 	worker    *worker
-	from      *hbone.Connection // the client's
-	authority mesh.Authority    // what the CONNECT named
-	in        *hbone.Incoming   // nil once the CONNECT is answered with 200
-	tunnel    tunnel            // nil until then
-	serving   protocol          // nil until then, or until it is judged
-	snapshot  uint64            // the version dest was looked up in
+	from      *hbone.Connection     // the client's
+	authority mesh.Authority        // what the CONNECT named
+	in        *hbone.Incoming       // nil once the CONNECT is answered with 200
+	tunnel    tunnel                // nil until then
+	serving   protocol              // nil until then, or until it is judged
+	snapshot  uint64                // the version dest was looked up in
+	paths     routing.Normalization // of requests, as that version has it
 	dest      *config.Destination
 	source    *mesh.Workload
 	endpoint  *mesh.Endpoint // of a client that dialled a workload by its address
@@ -101,7 +103,7 @@ func (s *session) address() netip.AddrPort {
 func (s *session) destination() *config.Destination {
 	snap := s.worker.options.Store.Snapshot()
 	if v := snap.Version(); v != s.snapshot {
-		s.snapshot = v
+		s.snapshot, s.paths = v, snap.Mesh().Normalization
 		d := snap.Lookup(s.worker.options.Network, s.from.Peer.Namespace, s.authority)
 		was := s.dest
 		s.dest = s.worker.served(d)

@@ -9,14 +9,16 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/waystone-mesh/waystone/authz/jwt"
 	"github.com/waystone-mesh/waystone/internal/config"
+	"github.com/waystone-mesh/waystone/internal/decisions"
+	"github.com/waystone-mesh/waystone/internal/extauthz"
 	"github.com/waystone-mesh/waystone/internal/h1"
 	"github.com/waystone-mesh/waystone/internal/h2"
 	"github.com/waystone-mesh/waystone/internal/hbone"
 	"github.com/waystone-mesh/waystone/internal/identity"
 	"github.com/waystone-mesh/waystone/internal/l7"
 	"github.com/waystone-mesh/waystone/internal/loop"
-	"github.com/waystone-mesh/waystone/routing"
 	"github.com/waystone-mesh/waystone/telemetry"
 )
 
@@ -30,11 +32,10 @@ type Options struct {
 	Loops     *loop.Group
 	Dial      func(ctx context.Context, src netip.Addr, dst netip.AddrPort) (net.Conn, error)
 
-	Log           *slog.Logger // discards
-	Aliases       []string     // further trust domains that mean ours
-	Network       string       // the network we are in
-	Normalization routing.Normalization
-	Baggage       string // what a 200 says about us; nothing
+	Log     *slog.Logger // discards
+	Aliases []string     // further trust domains that mean ours
+	Network string       // the network we are in
+	Baggage string       // what a 200 says about us; nothing
 
 	HBONE          h2.Options    // connections between proxies
 	HTTP2          h2.Options    // HTTP/2 inside tunnels
@@ -60,20 +61,18 @@ type Options struct {
 	// new requests are shed with 503; 256 MiB.
 	Budget int64
 
-	// Consultant is asked about every request that the policies let pass; nobody.
-	Consultant *Consultant
-}
+	// Keys returns the keys that tokens are verified with: none. It is called for
+	// every request to a destination that takes tokens, by any loop, and must not
+	// block.
+	Keys func() jwt.Ring
 
-// A Consultant is an external authorizer.
-type Consultant struct {
-	// Content is how many bytes of a request's content it wants to see, up to
-	// 64 KiB. The request waits until so many have come, or all of it.
-	Content int
+	// Authorizer returns who asks the provider that a CUSTOM policy names, or nil
+	// if nobody can: what the policy matches is refused then, as it is by default.
+	// It is called by any loop, and must not block.
+	Authorizer func(provider string) *extauthz.Client
 
-	// Ask starts a question about r, which it may keep, and returns how to call
-	// it off. It must not block. answer is called once, from any goroutine, with
-	// nil to let the request pass.
-	Ask func(r *l7.Request, content []byte, answer func(error)) (cancel func())
+	// Recent keeps the last decisions of policy, with why: nobody does.
+	Recent *decisions.Recent
 }
 
 // A Waypoint is an L7 proxy. All of its methods are safe for concurrent use.
@@ -127,17 +126,22 @@ func (o *Options) setDefaults() {
 	o.Patience = cmp.Or(o.Patience, time.Second)
 	o.Linger = cmp.Or(o.Linger, 5*time.Second)
 	o.Budget = cmp.Or(o.Budget, 256<<20)
+	if o.Keys == nil {
+		o.Keys = func() jwt.Ring { return nil }
+	}
+	if o.Authorizer == nil {
+		o.Authorizer = func(string) *extauthz.Client { return nil }
+	}
 }
 
-// gathering is how much content a request waits for before the consultant is
-// asked: no more than may come without credit, which is announced by halves of
-// the window.
+// gathering is how much content a request may wait with: no more than may come
+// without credit, which is announced by halves of the window.
 func (o *Options) gathering() int {
 	window := o.window()
 	if w := int(o.HTTP2.StreamWindow); w > 0 {
 		window = min(window, w)
 	}
-	return min(o.Consultant.Content, window/2, 64<<10)
+	return window / 2
 }
 
 // window is what a plain connection to an endpoint may have uncredited: what a

@@ -8,7 +8,9 @@ import (
 	"time"
 
 	"github.com/waystone-mesh/waystone/authz"
+	"github.com/waystone-mesh/waystone/authz/jwt"
 	"github.com/waystone-mesh/waystone/internal/config"
+	"github.com/waystone-mesh/waystone/internal/extauthz"
 	"github.com/waystone-mesh/waystone/internal/hbone"
 	"github.com/waystone-mesh/waystone/internal/inner"
 	"github.com/waystone-mesh/waystone/internal/l7"
@@ -21,12 +23,14 @@ type worker struct {
 	*Waypoint
 	loop      *loop.Loop
 	pool      *hbone.Pool
-	dial      func(*origin, dialed) (cancel func()) // dialOrigin, except in tests
+	dial      func(*origin, dialed) (cancel func())                                                       // dialOrigin, except in tests
+	ask       func(c *extauthz.Client, r *extauthz.Request, answer func(extauthz.Answer)) (cancel func()) // Client.Ask, likewise
 	origins   map[originKey]*origin
 	sessions  []*session // each knowing its index
 	waiters   map[*waiter]struct{}
 	lingering map[*config.Destination]detached // by what stands in its place
 	inners    *inner.Set                       // HTTP/2 inside tunnels
+	tokens    *jwt.Verifier                    // remembers which are valid
 	free      []*exchange
 	spare     int // of free, not used since the last tick
 	rng       *rand.PCG
@@ -34,6 +38,7 @@ type worker struct {
 	closing   map[*h1Upstream]time.Time // closed by us, not yet by the endpoint; since when
 	dials     context.Context           // over when the worker stops
 	endDials  context.CancelFunc
+	sampled   time.Time // when it was last asked whether a decision is wanted that allowed
 	draining  bool
 	stopped   bool
 
@@ -42,6 +47,7 @@ type worker struct {
 	response l7.Response
 	outgoing l7.Fields
 	input    authz.Input
+	text     []byte
 	id       [36]byte
 }
 
@@ -58,10 +64,12 @@ func newWorker(w *Waypoint, l *loop.Loop) *worker {
 		Waypoint:  w,
 		loop:      l,
 		dial:      dialOrigin,
+		ask:       (*extauthz.Client).Ask,
 		origins:   map[originKey]*origin{},
 		waiters:   map[*waiter]struct{}{},
 		lingering: map[*config.Destination]detached{},
 		inners:    inner.NewSet(l, w.options.HTTP2),
+		tokens:    jwt.NewVerifier(jwt.Limits{}),
 		closing:   map[*h1Upstream]time.Time{},
 		rng:       rand.NewPCG(rand.Uint64(), rand.Uint64()),
 	}

@@ -64,8 +64,8 @@ type rig struct {
 }
 
 // newRig starts a waypoint and waits until it is ready. extra is a manifest beside
-// bookinfo's.
-func newRig(t *testing.T, extra string) *rig {
+// bookinfo's, flags are further ones.
+func newRig(t *testing.T, extra string, flags ...string) *rig {
 	t.Helper()
 	if runtime.GOOS != "linux" {
 		t.Skip("needs all of 127/8 on the loopback interface, which Linux has")
@@ -87,7 +87,7 @@ func newRig(t *testing.T, extra string) *rig {
 		r.apply(name)
 	}
 	put(t, filepath.Join(r.config, "extra.yaml"), []byte(extra))
-	r.start("files:" + ids)
+	r.start(append(flags, "--identity", "files:"+ids)...)
 	return r
 }
 
@@ -103,15 +103,15 @@ func (r *rig) apply(name string) {
 
 func (r *rig) at(port uint16) string { return netip.AddrPortFrom(r.waypoint, port).String() }
 
-func (r *rig) start(identity string) {
+func (r *rig) start(flags ...string) {
 	r.t.Helper()
 	self, err := os.Executable()
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	r.cmd = exec.Command(self, "--gateway", "default/bookinfo-productpage",
-		"--config", r.config, "--identity", identity, "--access-log", r.access,
-		"--hbone-address", r.at(15008), "--admin", r.at(15000), "--metrics", r.at(15020), "--readiness", r.at(15021))
+	r.cmd = exec.Command(self, append(flags, "--gateway", "default/bookinfo-productpage",
+		"--config", r.config, "--access-log", r.access,
+		"--hbone-address", r.at(15008), "--admin", r.at(15000), "--metrics", r.at(15020), "--readiness", r.at(15021))...)
 	r.cmd.Env = append(os.Environ(), asProgram+"=1")
 	r.cmd.Stdout, r.cmd.Stderr = &r.log, &r.log
 	if err := r.cmd.Start(); err != nil {

@@ -65,7 +65,7 @@ var imports = map[string]string{
 	"internal/jwks":     "authz/jwt",
 
 	// They carry.
-	"waypoint": "authz routing telemetry internal/bufs internal/config internal/flow internal/h1 internal/h2 internal/hbone internal/identity internal/inner internal/l7 internal/loop internal/mesh",
+	"waypoint": "authz authz/jwt routing telemetry internal/bufs internal/config internal/decisions internal/extauthz internal/flow internal/h1 internal/h2 internal/hbone internal/identity internal/inner internal/l7 internal/loop internal/mesh",
 	"ztunnel":  "authz telemetry internal/bufs internal/config internal/flow internal/hbone internal/h2 internal/identity internal/l7 internal/loop internal/mesh",
 
 	// They wire.

@@ -16,6 +16,7 @@ import (
 	"github.com/waystone-mesh/waystone/internal/admin"
 	"github.com/waystone-mesh/waystone/internal/bufs"
 	"github.com/waystone-mesh/waystone/internal/config"
+	"github.com/waystone-mesh/waystone/internal/decisions"
 	"github.com/waystone-mesh/waystone/internal/dump"
 	"github.com/waystone-mesh/waystone/internal/file"
 	"github.com/waystone-mesh/waystone/internal/identity"
@@ -42,6 +43,9 @@ type process struct {
 	identity  identity.Source
 	ready     admin.Ready
 	admin     *admin.Server
+
+	recent   *decisions.Recent     // shown by admin; nil: nothing is
+	reopened func(context.Context) // has further logs reopened; nil: there are none
 }
 
 // newProcess returns a process that ends when ctx does, or when a function of its
@@ -125,12 +129,15 @@ func (p *process) know(c config.Options) (err error) {
 // answer serves administration, metrics and readiness.
 func (p *process) answer(configDump func() any) (err error) {
 	o := p.options
-	p.admin, err = admin.Listen(admin.Options{
+	a := admin.Options{
 		Admin: o.admin, Metrics: o.metrics, Health: o.readiness,
 		Ready: &p.ready, Gatherer: p.telemetry.Metrics(), Log: p.log, ConfigDump: configDump,
 		Loops: p.showLoops, Quit: p.stop,
-	})
-	if err != nil {
+	}
+	if p.recent != nil {
+		a.Recent = p.recent.Query
+	}
+	if p.admin, err = admin.Listen(a); err != nil {
 		return err
 	}
 	p.group.Go(p.admin.Serve)
@@ -154,6 +161,9 @@ func (p *process) reopen() error {
 				if err := w.Reopen(p.ctx); err != nil {
 					p.log.Scope("log").Error("log was not reopened", "error", err)
 				}
+			}
+			if p.reopened != nil {
+				p.reopened(p.ctx)
 			}
 		}
 	}

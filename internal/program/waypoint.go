@@ -2,16 +2,20 @@ package program
 
 import (
 	"context"
+	"crypto/x509"
 	"fmt"
 	"net"
 	"net/netip"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/waystone-mesh/waystone/internal/config"
+	"github.com/waystone-mesh/waystone/internal/decisions"
 	"github.com/waystone-mesh/waystone/internal/dump"
 	"github.com/waystone-mesh/waystone/internal/identity"
+	"github.com/waystone-mesh/waystone/internal/jwks"
 	"github.com/waystone-mesh/waystone/internal/mesh"
 	"github.com/waystone-mesh/waystone/routing"
 	"github.com/waystone-mesh/waystone/telemetry"
@@ -24,10 +28,12 @@ type waypointOptions struct {
 	gateway       name
 	account       name
 	address       string
-	normalization routing.Normalization
+	normalization *routing.Normalization // nil: what MeshConfig says
 	maxAge        time.Duration
 	accessLog     string
 	accessText    bool
+	accessKeys    []string
+	jwksRoots     *x509.CertPool
 }
 
 // Waypoint returns the command that runs a waypoint.
@@ -51,15 +57,18 @@ SIGUSR1 reopens the logs.`,
 	o.options.define(set, telemetry.Waypoint)
 	define(set, &o.account, "service-account", "NS/NAME", "", parseName, "our own; if it is not given, that of the Gateway's pod, which is waited for")
 	define(set, &o.address, "hbone-address", "ADDRESS", ":15008", parseListen, "where HBONE is taken; connections are made from its IP, if it has one")
-	define(set, &o.normalization, "path-normalization", "NAME", "BASE", parseNormalization, "of paths, before policies and routes: NONE, BASE, MERGE_SLASHES or DECODE_AND_MERGE_SLASHES")
+	define(set, &o.normalization, "path-normalization", "NAME", "", parseNormalization, "of paths, before policies and routes: NONE, BASE, MERGE_SLASHES or DECODE_AND_MERGE_SLASHES; if it is not given, as MeshConfig says, or BASE")
 	define(set, &o.maxAge, "max-connection-age", "DURATION", "0s", parseDuration, "when a client's connection is told to end, jittered by a tenth; 0 is never")
 	define(set, &o.accessLog, "access-log", "PATH", "/dev/stdout", parseText, "where the access log goes, or off; reopened on SIGUSR1")
 	define(set, &o.accessText, "access-log-encoding", "NAME", "JSON", parseEncoding, "of the access log: JSON or TEXT")
+	define(set, &o.accessKeys, "access-log-keys", "KEYS", "", telemetry.ParseKeys, "that the access log has after its own, with commas between them: "+strings.Join(telemetry.KeyNames(), ", "))
+	define(set, &o.jwksRoots, "jwks-ca", "PATH", "", parseRoots, "certificates, in PEM, of authorities who vouch for where tokens' keys are fetched, beside the system's")
 	return command(c, func(c *cobra.Command) error { return o.run(c.Context()) }, "gateway", "config", "identity")
 }
 
-func parseNormalization(s string) (routing.Normalization, error) {
-	return routing.ParseNormalization(s)
+func parseNormalization(s string) (*routing.Normalization, error) {
+	n, err := routing.ParseNormalization(s)
+	return &n, err
 }
 
 func parseEncoding(s string) (text bool, err error) {
@@ -78,7 +87,7 @@ func (o *waypointOptions) run(ctx context.Context) (err error) {
 	defer func() { err = p.close(err) }()
 	key := mesh.Key{Kind: "Gateway", Namespace: o.gateway.namespace, Name: o.gateway.name}
 
-	t := telemetry.Options{Program: telemetry.Waypoint, Text: o.accessText, LegacyAddresses: o.compat118}
+	t := telemetry.Options{Program: telemetry.Waypoint, Text: o.accessText, Keys: o.accessKeys, LegacyAddresses: o.compat118}
 	t.Trace.Service = key.Name + "." + key.Namespace
 	if o.accessLog != "off" {
 		if t.AccessLog, err = p.open(o.accessLog); err != nil {
@@ -88,11 +97,15 @@ func (o *waypointOptions) run(ctx context.Context) (err error) {
 	if err := p.report(t); err != nil {
 		return err
 	}
-	if err := p.know(config.Options{Gateway: key}); err != nil {
+	if err := p.know(config.Options{Gateway: key, Normalization: o.normalization}); err != nil {
 		return err
 	}
 	listening := p.ready.Task("HBONE listener")
-	if err := p.answer(func() any { return dump.Waypoint(p.subject(), key, o.address) }); err != nil {
+	p.recent = decisions.New(0)
+	keys := p.follow(o.jwksRoots)
+	if err := p.answer(func() any {
+		return waypointDump{dump.Waypoint(p.subject(), key, o.address), keys.Status()}
+	}); err != nil {
 		return err
 	}
 	if err := p.feed(); err != nil {
@@ -107,12 +120,13 @@ func (o *waypointOptions) run(ctx context.Context) (err error) {
 	}
 	w, err := waypoint.New(waypoint.Options{
 		Self: self, Identity: p.identity, Store: p.store, Telemetry: p.telemetry, Loops: p.loops, Dial: dialFrom(o.ip()),
-		Log: p.log.Scope("waypoint"), Aliases: o.aliases, Network: o.network, Normalization: o.normalization,
+		Log: p.log.Scope("waypoint"), Aliases: o.aliases, Network: o.network, Keys: keys.ring, Recent: p.recent,
 		HBONE: o.hbone(), HTTP2: o.hbone(), MaxAge: o.maxAge, PoolIdle: o.poolIdle, PoolStreams: int(o.poolStreams),
 	})
 	if err != nil {
 		return err
 	}
+	keys.settle(p)
 	ln, err := net.Listen("tcp", o.address)
 	if err != nil {
 		return fmt.Errorf("flag --hbone-address: %w", err)
@@ -120,6 +134,13 @@ func (o *waypointOptions) run(ctx context.Context) (err error) {
 	p.group.Go(func() error { return w.Serve(ln) })
 	listening()
 	return p.wait(w.Shutdown)
+}
+
+// A waypointDump is what /config_dump shows: the configuration, and how the keys
+// fare that tokens are verified with.
+type waypointDump struct {
+	dump.WaypointDump
+	TokenKeys []jwks.Status `json:"tokenKeys"`
 }
 
 // ip is the address that HBONE is taken at, or not valid for all of them.
