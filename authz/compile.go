@@ -18,6 +18,10 @@ type Options struct {
 	// refuses what its rules match.
 	Providers map[string]*Provider
 
+	// NoServerNames says that nobody reads TLS, so that Input.SNI is never set.
+	// Policies that ask for it are then not supported, likewise.
+	NoServerNames bool
+
 	// L4 compiles for the node tunnel, which sees no HTTP: see the package
 	// comment.
 	L4 bool
