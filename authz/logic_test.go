@@ -124,6 +124,8 @@ func TestImplies(t *testing.T) {
 		{method("GET"), not(method("PUT")), true},
 		{method("GET"), not(or(method("PUT"), method("GET"))), false},
 		{method("GET"), not(and(method("PUT"), path("/a"))), true},
+		{method("GET"), not(or(not(method("GET")), method("PUT"))), true},
+		{method("GET"), not(or(not(method("PUT")), method("PUT"))), false},
 		{principal("td/ns/foo/sa/a"), not(ns("bar")), true},
 		{ns("foo"), not(principal("td/ns/bar/sa/a")), true},
 		{ns("foo"), not(principal("td/ns/foo/sa/a")), false},
@@ -165,6 +167,7 @@ func TestImplies(t *testing.T) {
 		{and(claim(authz.Exact("x")), claim(authz.Exact("y"))), false},
 		{and(claim(authz.Exact("x")), not(claim(authz.Prefix("x")))), true},
 		{and(not(method("GET")), not(method("PUT"))), false},
+		{and(host("a"), m(authz.Host, authz.Exact("b"))), false}, // it does not look so far
 		{method("GET"), false},
 		{nil, false},
 	} {

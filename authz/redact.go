@@ -79,8 +79,6 @@ func claimText(v any) (string, bool) {
 		return "", false
 	case string:
 		return v, true
-	case []string:
-		return strings.Join(v, ", "), true
 	case []any:
 		var items []string
 		for _, item := range v {

@@ -107,12 +107,6 @@ func (m *Matcher) claim(v any) bool {
 	switch v := v.(type) {
 	case string:
 		return m.text(v)
-	case []string:
-		for _, s := range v {
-			if m.text(s) {
-				return true
-			}
-		}
 	case []any:
 		for _, item := range v {
 			if s, ok := item.(string); ok && m.text(s) {
