@@ -7,9 +7,10 @@ FUZZ     ?= .
 BENCHTIME ?= 1s
 BENCH    ?= .
 PEERS    ?=
+PROTOS    = internal/xds/workloadapi internal/identity/caapi
 export CGO_ENABLED ?= 0
 
-.PHONY: help build demo test test-peers race lint vet fuzz fuzz-seeds bench bench-diff bench-peers h2proxy h2spec check clean tidy
+.PHONY: help build demo test test-peers race lint vet fuzz fuzz-seeds bench bench-diff bench-peers h2proxy h2spec generate check clean tidy
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -61,6 +62,10 @@ h2proxy:
 h2spec: build ## HTTP/2 conformance of the HBONE listener and of the server inside tunnels
 	$(GO) build -C .ci/tools -o $(CURDIR)/bin/h2conformance ./h2conformance
 	bin/h2conformance bin/waypoint
+
+generate: ## Go messages of the .proto files
+	$(GO) build -C .ci/tools -o $(CURDIR)/bin/protogen ./protogen
+	cd .ci/tools && ../../bin/protogen $(addprefix ../../,$(PROTOS))
 
 check: vet lint test race fuzz-seeds h2spec demo ## what CI runs
 	@echo "check: all green"

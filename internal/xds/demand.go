@@ -1,0 +1,176 @@
+package xds
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+
+	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
+
+	"github.com/waystone-mesh/waystone/internal/mesh"
+)
+
+const (
+	// maxDemands bounds the names that are subscribed to. Names come from what
+	// pods dial: one that scans a network must not fill our memory or istiod's.
+	maxDemands = 1 << 16
+
+	// maxAbsent bounds those of them that there is nothing of. The oldest is given
+	// up, and asked for again when it is wanted.
+	maxAbsent = 1 << 12
+)
+
+var errTooMany = fmt.Errorf("more than %d names have been asked for", maxDemands)
+
+// demands are the names that have been asked for. It is safe for concurrent use.
+type demands struct {
+	*demandState
+	wake chan struct{} // has one if there is something to send
+}
+
+type demandState struct {
+	mu        sync.Mutex
+	names     map[string]*demand
+	absent    []string // in the order in which they were found to be; some may be there by now
+	add, drop []string // to be sent
+}
+
+// A demand is a name that is subscribed to.
+type demand struct {
+	answered chan struct{} // closed when there was an answer
+	absent   bool          // which was that there is no such thing
+}
+
+func newDemands() demands {
+	return demands{&demandState{names: map[string]*demand{}}, make(chan struct{}, 1)}
+}
+
+// AddressName returns the name by which Demand asks for what is at an address.
+func AddressName(a mesh.Address) string { return a.Network + "/" + a.IP.String() }
+
+// Demand asks for a workload or service by one of its names: network/IP,
+// namespace/hostname, or a workload's UID. It returns once the store has what
+// istiod has of it, which may be nothing; or with ctx's error. What has been
+// asked for is kept up to date from then on.
+//
+// It is for a Source with OnDemand set; and must not be called on a loop, for it
+// waits.
+func (s *Source) Demand(ctx context.Context, name string) error {
+	if !s.o.OnDemand {
+		return errors.New("xds: not on demand: all there is has been subscribed to")
+	}
+	d, err := s.demands.want(name)
+	if err != nil {
+		return fmt.Errorf("xds: %s: %w", name, err)
+	}
+	select {
+	case <-d.answered:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("xds: %s: istiod has not answered: %w", name, ctx.Err())
+	}
+}
+
+// want returns the demand for a name.
+func (ds *demands) want(name string) (*demand, error) {
+	ds.mu.Lock()
+	defer ds.mu.Unlock()
+	if d := ds.names[name]; d != nil {
+		return d, nil
+	}
+	if len(ds.names) >= maxDemands && !ds.forgetLocked() {
+		return nil, errTooMany
+	}
+	d := &demand{answered: make(chan struct{})}
+	ds.names[name] = d
+	ds.add = append(ds.add, name)
+	ds.wakeLocked()
+	return d, nil
+}
+
+func (ds *demands) wakeLocked() {
+	select {
+	case ds.wake <- struct{}{}:
+	default: // it is awake
+	}
+}
+
+// forgetLocked gives up the name that has been absent for longest, and reports
+// whether there was one.
+func (ds *demands) forgetLocked() bool {
+	for len(ds.absent) > 0 {
+		name := ds.absent[0]
+		ds.absent = ds.absent[1:]
+		if d := ds.names[name]; d != nil && d.absent {
+			delete(ds.names, name)
+			ds.drop = append(ds.drop, name)
+			ds.wakeLocked()
+			return true
+		}
+	}
+	return false
+}
+
+// take returns what is to be subscribed to, and what not any more.
+func (ds *demands) take() (add, drop []string) {
+	ds.mu.Lock()
+	defer ds.mu.Unlock()
+	add, drop = ds.add, ds.drop
+	ds.add, ds.drop = nil, nil
+	// What was given up and is wanted again is subscribed to: a server looks at
+	// what is unsubscribed last.
+	kept := drop[:0]
+	for _, name := range drop {
+		if ds.names[name] == nil {
+			kept = append(kept, name)
+		}
+	}
+	return add, kept
+}
+
+// all returns everything that a new stream is to subscribe to.
+func (ds *demands) all() []string {
+	ds.mu.Lock()
+	defer ds.mu.Unlock()
+	ds.add, ds.drop = nil, nil
+	out := make([]string, 0, len(ds.names))
+	for name := range ds.names {
+		out = append(out, name)
+	}
+	return out
+}
+
+// answered tells those who wait for what is in a response.
+func (ds *demands) answered(r *discoveryv3.DeltaDiscoveryResponse) {
+	ds.mu.Lock()
+	defer ds.mu.Unlock()
+	for _, res := range r.Resources {
+		ds.answerLocked(res.Name, false)
+		for _, alias := range res.Aliases {
+			ds.answerLocked(alias, false)
+		}
+	}
+	for _, name := range r.RemovedResources {
+		ds.answerLocked(name, true)
+	}
+}
+
+func (ds *demands) answerLocked(name string, absent bool) {
+	d := ds.names[name]
+	if d == nil {
+		return
+	}
+	if absent && !d.absent {
+		ds.absent = append(ds.absent, name)
+		if len(ds.absent) > maxAbsent {
+			defer ds.forgetLocked()
+		}
+	}
+	d.absent = absent
+	select {
+	case <-d.answered:
+	default:
+		close(d.answered)
+	}
+}
