@@ -109,6 +109,7 @@ type document struct {
 	line int
 	path string // of the object in text, when text is a List
 	flat bool   // its lines are not lines of the file: all of it is on line
+	tree *tree  // text parsed, for whoever asks for many lines of it; nil: it is parsed each time
 }
 
 // splitYAML cuts at lines that begin with "---". Such a line cannot be content:

@@ -153,6 +153,9 @@ func FuzzDecode(f *testing.F) {
 	f.Add([]byte("apiVersion: v1\nkind: List\nitems: [{apiVersion: v1, kind: Pod, metadata: {name: p}, status: {podIP: 10.0.0.1}}, null, 3]\n"))
 	f.Add([]byte("&a [*a]\n---\n{{}: 1}\n---\n? [a]\n: b\n"))
 	f.Add(readFile(f, "testdata/istiod/manifests.yaml"))
+	f.Add([]byte("apiVersion: security.istio.io/v1\nkind: RequestAuthentication\nmetadata: {name: p}\nspec: {targetRefs: [{kind: Service, name: s}], jwtRules: [{issuer: i, timeout: 5s, jwks: \"{}\"}]}\n"))
+	f.Add([]byte("{apiVersion: v1, kind: ConfigMap, metadata: {name: istio, namespace: istio-system}, data: {mesh: \"extensionProviders: [{name: x, opa: {configMap: {name: istio}}}]\", p.rego: package p}}"))
+	f.Add([]byte("pathNormalization: {normalization: NONE}\nextensionProviders:\n- name: x\n  envoyExtAuthzHttp: {service: s, port: 1, timeout: 1s, includeRequestBodyInCheck: {maxRequestBytes: 1}}\n"))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		for _, name := range []string{"f.yaml", "f.json"} {
 			got := Decode(name, data)
@@ -160,6 +163,16 @@ func FuzzDecode(f *testing.F) {
 			for _, o := range got.Objects {
 				x.Set(o)
 			}
+			file := DecodeMesh(name, data).Objects[0]
+			x.Set(file)
+			if m := x.Mesh(); m != nil {
+				for _, p := range m.Providers {
+					if err := p.Validate(); err != nil {
+						t.Errorf("a provider that is accepted is not valid: %v", err)
+					}
+				}
+			}
+			x.Delete(file.Key)
 			for _, o := range got.Objects {
 				x.Delete(o.Key)
 			}

@@ -7,9 +7,20 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
+// A tree is YAML that was parsed; it has no content if it is none.
+type tree struct{ yaml.Node }
+
+func parse(text []byte) *tree {
+	t := new(tree)
+	if yaml.Unmarshal(text, &t.Node) != nil {
+		t.Content = nil
+	}
+	return t
+}
+
 // at returns the line of a field of the document's object: that of the deepest
-// part of its path that is there. It parses the text again, which is no loss: it
-// runs once for an object, and again for its error.
+// part of its path that is there. Unless there is a tree, it parses the text again,
+// which is no loss: it runs once for an object, and again for its error.
 func (d document) at(field string) int {
 	switch {
 	case d.flat:
@@ -24,11 +35,14 @@ func (d document) at(field string) int {
 // find returns the deepest part of a field's path that is there, nil of a text
 // that is not YAML, and its line in the file.
 func (d document) find(field string) (*yaml.Node, int) {
-	var root yaml.Node
-	if yaml.Unmarshal(d.text, &root) != nil || len(root.Content) == 0 {
+	t := d.tree
+	if t == nil {
+		t = parse(d.text)
+	}
+	if len(t.Content) == 0 {
 		return nil, d.line
 	}
-	n := root.Content[0]
+	n := t.Content[0]
 	line := n.Line
 	for _, step := range steps(join(d.path, field)) {
 		value, at := descend(n, step)

@@ -70,13 +70,15 @@ func DecodeMesh(name string, data []byte) *File {
 type meshConfig struct {
 	settings  config.Mesh // but for Providers
 	providers []*provider
+	named     map[string]*provider
 	ignored   []string // what of it is not read, and why
 	err       *Error
 }
 
 // readMesh reads MeshConfig from d, which object holds.
 func readMesh(d document, object mesh.Key) *meshConfig {
-	m := &meshConfig{}
+	m := &meshConfig{named: map[string]*provider{}}
+	d.tree = parse(d.text) // each provider that is at fault wants its line
 	refused := func(f *fault) *meshConfig {
 		m.err = &Error{File: d.file, Line: d.at(f.field), Object: object, Field: f.field, Reason: f.reason}
 		return m
@@ -144,11 +146,12 @@ func (m *meshConfig) add(p *provider) {
 		m.ignored = append(m.ignored, p.at("").Field+": "+p.ignored)
 		return
 	}
-	for _, q := range m.providers {
-		if q.name == p.name && p.name != "" {
-			q.err = p.error("name", "is used twice")
-			return
-		}
+	if q := m.named[p.name]; q != nil {
+		q.err = p.error("name", "is used twice")
+		return
+	}
+	if p.name != "" {
+		m.named[p.name] = p
 	}
 	m.providers = append(m.providers, p)
 }
