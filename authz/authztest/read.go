@@ -6,6 +6,7 @@ package authztest
 import (
 	"bytes"
 	"fmt"
+	"strconv"
 
 	"github.com/waystone-mesh/waystone/authz"
 )
@@ -72,12 +73,16 @@ func (m *manifest) policy() (*authz.Policy, error) {
 	p := &authz.Policy{
 		Name: m.Metadata.Name, Namespace: m.Metadata.Namespace,
 		Action: action, Provider: m.Spec.Provider.Name,
-		DryRun:     m.Metadata.Annotations["istio.io/dry-run"] == "true",
 		Replaces:   m.Metadata.Annotations["waystone.dev/replaces"],
 		TargetRefs: m.Spec.TargetRefs,
 	}
 	if p.Namespace == "" {
 		p.Namespace = "default"
+	}
+	if v := m.Metadata.Annotations["istio.io/dry-run"]; v != "" {
+		if p.DryRun, err = strconv.ParseBool(v); err != nil {
+			return nil, fmt.Errorf("metadata.annotations[istio.io/dry-run]: %w", err)
+		}
 	}
 	if m.Spec.Selector != nil {
 		p.Selector = map[string]string{}

@@ -3,6 +3,7 @@ package manifest
 import (
 	"errors"
 	"maps"
+	"strconv"
 	"strings"
 
 	securityv1 "istio.io/api/security/v1"
@@ -16,8 +17,8 @@ import (
 // validatePolicy refuses what Istio's webhook would, and what is valid but not
 // supported: it could only ever fail closed.
 func validatePolicy(p *policyObject, key mesh.Key) *fault {
-	if v := p.Annotations[annotationDryRun]; v != "" && v != "true" && v != "false" {
-		return faultf(`metadata.annotations["`+annotationDryRun+`"]`, "%q is neither true nor false", v)
+	if _, err := p.dryRun(); err != nil {
+		return faultf(`metadata.annotations["`+annotationDryRun+`"]`, "%q is neither true nor false", p.Annotations[annotationDryRun])
 	}
 	if f := validateReplaces(p, key); f != nil {
 		return f
@@ -44,8 +45,9 @@ func validateReplaces(p *policyObject, key mesh.Key) *fault {
 		return nil
 	}
 	at := `metadata.annotations["` + annotationReplaces + `"]`
+	dry, _ := p.dryRun()
 	switch {
-	case p.Annotations[annotationDryRun] != "true":
+	case !dry:
 		return faultf(at, `is for a policy under dry run: annotate it with %s: "true", too`, annotationDryRun)
 	case len(validation.IsDNS1123Subdomain(name)) > 0:
 		return faultf(at, "%q is not the name of a policy of this namespace", name)
@@ -53,6 +55,15 @@ func validateReplaces(p *policyObject, key mesh.Key) *fault {
 		return faultf(at, "%q is this policy itself", name)
 	}
 	return nil
+}
+
+// dryRun reads the annotation for it, of which Istio takes what ParseBool does.
+func (p *policyObject) dryRun() (bool, error) {
+	v := p.Annotations[annotationDryRun]
+	if v == "" {
+		return false, nil
+	}
+	return strconv.ParseBool(v)
 }
 
 // policyFault takes the first of the errors that authz has joined.
@@ -75,9 +86,9 @@ func (p *policyObject) policy(key mesh.Key) *authz.Policy {
 		Name:      key.Name,
 		Namespace: key.Namespace,
 		Provider:  spec.GetProvider().GetName(),
-		DryRun:    p.Annotations[annotationDryRun] == "true",
 		Selector:  selector(spec.Selector),
 	}
+	out.DryRun, _ = p.dryRun()
 	if out.DryRun {
 		out.Replaces = p.Annotations[annotationReplaces]
 	}
