@@ -64,6 +64,8 @@ var conditions = []struct {
 	{"request.headers[X-A]", words},
 	{"request.headers[:method]", methods},
 	{"request.headers[Host]", hosts},
+	{"request.headers[:path]", []string{"/a", "/a*", "*b", "*", "/a?b"}},
+	{"request.headers[Cookie]", []string{"v", "v; w", "*w", "*"}},
 	{"source.ip", blocks},
 	{"remote.ip", blocks},
 	{"source.namespace", namespaces},
@@ -194,10 +196,10 @@ func (r *Random) Input() *authz.Input {
 		Scheme:    "http",
 		Authority: r.of([]string{"a.example.com", "b.example.com:80", "A.EXAMPLE.COM", "other", ""}),
 		Path: r.of([]string{"/", "/a", "/ab", "/a/b", "/a/", "/a/b/c", "/a/x/b", "/x/b", "/a?b", "/a/b?x=/c", "*", "/A", "/a/*/b",
-			"/a/x/y/b/", "/a/b/b/"}),
+			"/a/x/y/b/", "/a/b/b/", "/a/%2F", "/a/x|b", "/a/b#x", "/a?b#/b", "/a//b"}),
 	}
 	for range r.N(3) {
-		in.HTTP.Fields = append(in.HTTP.Fields, l7.Field{Name: r.of([]string{"x-a", "x-a", "x-b"}), Value: r.of(values)})
+		in.HTTP.Fields = append(in.HTTP.Fields, l7.Field{Name: r.of([]string{"x-a", "x-a", "x-b", "cookie"}), Value: r.of(values)})
 	}
 	if !r.One(3) {
 		in.Token = authz.NewToken(r.claims())
