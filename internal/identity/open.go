@@ -7,13 +7,16 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/spiffe/go-spiffe/v2/bundle/x509bundle"
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
+
+	"github.com/waystone-mesh/waystone/internal/istiod"
 )
 
 // Forms lists what [Open] understands, for the help text of a flag.
-const Forms = "self:DIR (a CA of our own, made in DIR), files:DIR (DIR/<namespace>/<service account>/{cert,key}.pem and DIR/root-cert.pem), spiffe:SOCKET (the SPIFFE Workload API)"
+const Forms = "self:DIR (a CA of our own, made in DIR), files:DIR (DIR/<namespace>/<service account>/{cert,key}.pem and DIR/root-cert.pem), spiffe:SOCKET (the SPIFFE Workload API), istio:https://HOST:PORT (istiod's CA)"
 
 // Options says what a source cannot find out by itself.
 type Options struct {
@@ -23,6 +26,14 @@ type Options struct {
 
 	// Aliases are further trust domains that TrustDomain's roots vouch for.
 	Aliases []string
+
+	// Istiod is who we are to istio: and how it is known; the address is part of
+	// what is opened. Impersonate has it asked for identities other than our own,
+	// which it allows node tunnels. TTL is how long its certificates are to be
+	// valid; 0 is 24 h.
+	Istiod      istiod.Options
+	Impersonate bool
+	TTL         time.Duration
 
 	// Log is told of reloads and of what was refused. nil discards.
 	Log *slog.Logger
@@ -59,7 +70,10 @@ func Open(spec string, o Options) (Source, error) {
 		}
 		return openSPIFFE(where, o)
 	case "istio":
-		return nil, fmt.Errorf("identity: %q: istiod's CA is not supported; the forms are %s", spec, Forms)
+		if where == "" {
+			return nil, fmt.Errorf("identity: %q names no address; the forms are %s", spec, Forms)
+		}
+		return openIstio(where, o)
 	}
 	return nil, fmt.Errorf("identity: %q: unknown source; the forms are %s", spec, Forms)
 }

@@ -12,8 +12,8 @@ import (
 )
 
 // A Source gives out the certificates we present and the roots we trust. It is
-// safe for concurrent use. The sources are [SelfSigned], [Files] and
-// [SPIFFE]; [Open] opens one. Istio's CA would be the fourth.
+// safe for concurrent use. The sources are [SelfSigned], [Files], [SPIFFE] and
+// [Istio]; [Open] opens one.
 type Source interface {
 	// Certificate returns the current certificate of id, whose key we hold. It
 	// may block until the first one is there; a renewal never blocks it.

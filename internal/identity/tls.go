@@ -1,12 +1,14 @@
 package identity
 
 import (
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/spiffe/go-spiffe/v2/svid/x509svid"
 )
@@ -74,6 +76,9 @@ func ClientConfig(src Source, self ID, wants ...ID) *tls.Config {
 			return src.Certificate(req.Context(), self)
 		},
 		VerifyConnection: func(state tls.ConnectionState) error {
+			if err := awaitRoots(src, self); err != nil {
+				return err
+			}
 			peer, err := verify(&state, src, x509.ExtKeyUsageServerAuth)
 			if err != nil {
 				return err
@@ -84,6 +89,23 @@ func ClientConfig(src Source, self ID, wants ...ID) *tls.Config {
 			return nil
 		},
 	}
+}
+
+// rootsTimeout is how long the first roots are waited for: as long as dialling
+// may take.
+const rootsTimeout = 10 * time.Second
+
+// awaitRoots waits for roots where there are none yet: those of Istio's CA come
+// with the first certificate, and a client is shown the server's before it is
+// asked for its own.
+func awaitRoots(src Source, self ID) error {
+	if src.Roots().Len() > 0 {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), rootsTimeout)
+	defer cancel()
+	_, err := src.Certificate(ctx, self)
+	return err
 }
 
 // PeerID returns who is at the other end of a connection that [ServerConfig] or
