@@ -15,9 +15,15 @@ type accessLog struct {
 	out    *Writer
 	text   bool
 	legacy bool // the client's address as Istio 1.18 printed it
-	keys   []accessKey
+	more   []column
 
-	explains, traces bool // one of keys tells of it
+	explains, traces bool // one of the columns tells of it
+}
+
+// A column is a further key, and how it is written before its value.
+type column struct {
+	before string
+	value  func(*line, logged)
 }
 
 // newAccessLog returns the access log that o asks for, or nil.
@@ -29,10 +35,16 @@ func newAccessLog(o *Options) (*accessLog, error) {
 	if o.AccessLog == nil {
 		return nil, nil
 	}
-	return &accessLog{
-		out: o.AccessLog, text: o.Text, legacy: o.LegacyAddresses, keys: keys,
+	l := &accessLog{
+		out: o.AccessLog, text: o.Text, legacy: o.LegacyAddresses,
 		explains: slices.Contains(o.Keys, explanationKey), traces: slices.Contains(o.Keys, traceKey),
-	}, nil
+	}
+	for _, k := range keys {
+		b := line{json: !o.Text}
+		b.key(k.name)
+		l.more = append(l.more, column{string(b.b), k.value})
+	}
+	return l, nil
 }
 
 // accessKeys are the keys of the JSON line, in their order.
@@ -63,9 +75,9 @@ func (l *accessLog) write(r logged) {
 	} else {
 		b.b = l.appendJSON(b.b, r.Ends, r.Outcome, r.http)
 	}
-	for i := range l.keys {
-		b.key(l.keys[i].name)
-		l.keys[i].value(b, r)
+	for i := range l.more {
+		b.b = append(b.b, l.more[i].before...)
+		l.more[i].value(b, r)
 	}
 	if !l.text {
 		b.b = append(b.b, '}')
