@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"regexp"
+	"strings"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	rbacv3 "github.com/envoyproxy/go-control-plane/envoy/config/rbac/v3"
@@ -138,13 +139,18 @@ func stringMatcher(at string, s *matcherv3.StringMatcher) (m authz.Matcher, err 
 }
 
 // The regular expressions that istiod writes about identities. Taken apart they
-// are matched without putting the SPIFFE ID together.
+// are matched without putting the SPIFFE ID together. A name is of letters,
+// digits, hyphens and, quoted, dots.
 var (
 	anyIdentity = regexp.MustCompile(`^(\.\*|\.\+|spiffe://\.[*+])$`)
 	ofNamespace = regexp.MustCompile(`^\.\*/ns/([a-zA-Z0-9-]+)/\.\*$`)
-	ofAccount   = regexp.MustCompile(`^spiffe://\.\+/ns/([a-zA-Z0-9-]+)/\(\.\+/\|\)sa/([a-zA-Z0-9-]+)\(/\.\+\)\?$`)
-	bySuffix    = regexp.MustCompile(`^spiffe://\.\*([a-zA-Z0-9/-]+)$`)
+	ofAccount   = regexp.MustCompile(`^spiffe://\.\+/ns/([a-zA-Z0-9-]+)/\(\.\+/\|\)sa/((?:[a-zA-Z0-9-]|\\\.)+)\(/\.\+\)\?$`)
+	ofDomain    = regexp.MustCompile(`^spiffe://((?:[a-zA-Z0-9-]|\\\.)*)\[\^/\]\*((?:[a-zA-Z0-9-]|\\\.)*)/\.\*$`)
+	bySuffix    = regexp.MustCompile(`^spiffe://\.\*((?:[a-zA-Z0-9/-]|\\\.)+)$`)
 )
+
+// unquoted returns a name without the backslashes before its dots.
+func unquoted(name string) string { return strings.ReplaceAll(name, `\.`, ".") }
 
 // peer matches the SPIFFE ID of the peer.
 func peer(at string, s *matcherv3.StringMatcher) (*authz.Expr, error) {
@@ -167,10 +173,13 @@ func peer(at string, s *matcherv3.StringMatcher) (*authz.Expr, error) {
 		return authz.Match(at, authz.Namespace, authz.Exact(found[1])), nil
 	}
 	if found := ofAccount.FindStringSubmatch(regex); found != nil {
-		return authz.Match(at, authz.ServiceAccount, authz.Exact(found[1]+"/"+found[2])), nil
+		return authz.Match(at, authz.ServiceAccount, authz.Exact(found[1]+"/"+unquoted(found[2]))), nil
+	}
+	if found := ofDomain.FindStringSubmatch(regex); found != nil {
+		return authz.Match(at, authz.TrustDomain, authz.Glob(unquoted(found[1])+"*"+unquoted(found[2]))), nil
 	}
 	if found := bySuffix.FindStringSubmatch(regex); found != nil {
-		return authz.Match(at, authz.Principal, authz.Suffix(found[1])), nil
+		return authz.Match(at, authz.Principal, authz.Suffix(unquoted(found[1]))), nil
 	}
 	return authz.Match(at, authz.URI, m), nil
 }

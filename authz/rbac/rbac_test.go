@@ -168,10 +168,12 @@ func TestPermissionsAndPrincipals(t *testing.T) {
 // regular expression does.
 func TestIdentityExpressions(t *testing.T) {
 	ids := []identity.ID{{}, {TrustDomain: "td", Namespace: "foo", ServiceAccount: "a"}, {TrustDomain: "td", Namespace: "ns", ServiceAccount: "foo"},
-		{TrustDomain: "td", Namespace: "ns", ServiceAccount: "sa"}, {TrustDomain: "td", Namespace: "sa", ServiceAccount: "ns"}, {TrustDomain: "x.td", Namespace: "food", ServiceAccount: "ba"}}
+		{TrustDomain: "td", Namespace: "ns", ServiceAccount: "sa"}, {TrustDomain: "td", Namespace: "sa", ServiceAccount: "ns"}, {TrustDomain: "x.td", Namespace: "food", ServiceAccount: "ba"},
+		{TrustDomain: "xatd", Namespace: "foo", ServiceAccount: "b.a"}, {TrustDomain: "td", Namespace: "foo", ServiceAccount: "bxa"}}
 	for _, expr := range []string{".*", ".+", "spiffe://.*", "spiffe://.+", ".*/ns/foo/.*", ".*/ns/sa/.*", ".*/ns/f.*/.*", ".*/ns/.*/.*",
-		"spiffe://.+/ns/foo/(.+/|)sa/a(/.+)?", "spiffe://.+/ns/food/(.+/|)sa/ba(/.+)?", "spiffe://.*a", "spiffe://.*/sa/a", "spiffe://.*foo/sa/a", "spiffe://[^/]*td/.*", "spiffe://td/.*"} {
-		m, err := authz.Regexp(expr)
+		"spiffe://.+/ns/foo/(.+/|)sa/a(/.+)?", "spiffe://.+/ns/food/(.+/|)sa/ba(/.+)?", "spiffe://.*a", "spiffe://.*/sa/a", "spiffe://.*foo/sa/a", "spiffe://[^/]*td/.*", "spiffe://td/.*", `spiffe://[^/]*\\.td/.*`, `spiffe://x[^/]*/.*`, `spiffe://[^/]*/.*`,
+		`spiffe://.+/ns/foo/(.+/|)sa/b\\.a(/.+)?`, `spiffe://.*b\\.a`, `spiffe://.*/ns/foo/sa/b\\.a`} {
+		m, err := authz.Regexp(strings.ReplaceAll(expr, `\\`, `\`)) // as JSON has it
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -184,6 +186,11 @@ func TestIdentityExpressions(t *testing.T) {
 			if got := s.Check(&authz.Input{Peer: id}).Allowed; got != want {
 				t.Errorf("%s on %v: got %t, want %t", expr, id, got, want)
 			}
+		}
+		in := &authz.Input{Peer: ids[1]}
+		whole := strings.HasPrefix(expr, ".*/ns/") && expr != ".*/ns/foo/.*" // is matched as it is
+		if n := testing.AllocsPerRun(10, func() { s.Check(in) }); n != 0 && !whole {
+			t.Errorf("%s: %v allocations, want 0", expr, n)
 		}
 	}
 }
