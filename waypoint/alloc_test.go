@@ -1,7 +1,9 @@
 package waypoint
 
 import (
+	"fmt"
 	"strconv"
+	"strings"
 	"testing"
 
 	"github.com/waystone-mesh/waystone/telemetry"
@@ -50,6 +52,7 @@ type hub struct {
 	legs    []*quiet
 	request []byte
 	answer  []byte
+	asked   int // how often endpoints were
 	batch   func()
 	done    chan struct{}
 	serve   func()
@@ -77,6 +80,7 @@ func newHub(tb testing.TB, content int) *hub {
 		for _, leg := range h.legs {
 			if leg.written > 0 {
 				leg.written = 0
+				h.asked++
 				leg.r.Data(h.answer)
 			}
 		}
@@ -107,6 +111,13 @@ func newHub(tb testing.TB, content int) *hub {
 	return h
 }
 
+// withToken has requests bring a token, and destinations take it.
+func (h *hub) withToken() {
+	i := NewIssuer(1)
+	h.r.apply(fmt.Sprintf(TakesTokens, "jwks: '"+i.Keys()+"'"))
+	h.request = []byte(strings.Replace(browser, "Accept:", "Authorization: Bearer "+i.Token(nil)+"\r\nAccept:", 1))
+}
+
 // run carries one exchange through every session.
 func (h *hub) run() {
 	h.r.loop.Do(h.batch)
@@ -127,16 +138,31 @@ func (h *hub) close() {
 // TestExchangeAllocs counts what an HTTP/1.1 exchange allocates on its way
 // through the waypoint: codecs, exchange, policy, route, record. The tunnels are
 // the test's, so nothing is counted of HBONE and TLS.
-func TestExchangeAllocs(t *testing.T) {
+func TestExchangeAllocs(t *testing.T) { testAllocs(t, newHub(t, 16)) }
+
+// TestExchangeAllocsOfAToken counts the same for requests that bring a token, which
+// was verified before: it is taken out, and its subject told to the destination.
+func TestExchangeAllocsOfAToken(t *testing.T) {
+	h := newHub(t, 16)
+	h.withToken()
+	testAllocs(t, h)
+}
+
+func testAllocs(t *testing.T, h *hub) {
+	t.Helper()
+	defer h.close()
 	if raceOn {
 		t.Skip("pools are leaky under the race detector")
 	}
-	h := newHub(t, 16)
-	defer h.close()
+	h.run()
 	const rounds = 100
 	got := testing.AllocsPerRun(rounds, h.run) / allocSessions
 	if got >= 0.1 {
 		t.Errorf("%.3f allocations for each exchange, want less than 0.1", got)
+	}
+	h.asked = 0
+	if h.run(); h.asked != allocSessions {
+		t.Errorf("%d of %d requests came to an endpoint", h.asked, allocSessions)
 	}
 	for i, c := range h.clients {
 		if c.written == 0 {
@@ -151,10 +177,13 @@ func BenchmarkMachinery(b *testing.B) {
 	for _, c := range []struct {
 		name    string
 		content int
-	}{{"get", 0}, {"1k", 1 << 10}, {"64k", 64 << 10}} {
+	}{{"get", 0}, {"token", 0}, {"1k", 1 << 10}, {"64k", 64 << 10}} {
 		b.Run(c.name, func(b *testing.B) {
 			h := newHub(b, c.content)
 			defer h.close()
+			if c.name == "token" {
+				h.withToken()
+			}
 			b.SetBytes(int64(c.content))
 			b.ReportAllocs()
 			b.ResetTimer()

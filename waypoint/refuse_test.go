@@ -13,6 +13,7 @@ import (
 	"github.com/waystone-mesh/waystone/internal/h1"
 	"github.com/waystone-mesh/waystone/internal/h2"
 	"github.com/waystone-mesh/waystone/internal/l7"
+	"github.com/waystone-mesh/waystone/routing"
 	"github.com/waystone-mesh/waystone/telemetry"
 )
 
@@ -196,4 +197,31 @@ func TestConcealTokens(t *testing.T) {
 			t.Errorf("%s: got %s, want %s", path, got, want)
 		}
 	}
+}
+
+// FuzzEditQuery has whatever is set in a query be found there, once, in a path that
+// can go on.
+func FuzzEditQuery(f *testing.F) {
+	f.Add("/a?b=c&d", "b", "x y", "d")
+	f.Add("/?&&=", "", "&=#", "")
+	f.Fuzz(func(t *testing.T, path, name, value, remove string) {
+		if _, err := routing.Normalize(routing.NormalizeNone, path); err != nil || path == "*" {
+			return
+		}
+		got := editQuery(path, []extauthz.Parameter{{Name: name, Value: value}}, []string{remove})
+		if _, err := routing.Normalize(routing.NormalizeNone, got); err != nil {
+			t.Fatalf("%q became %q: %v", path, got, err)
+		}
+		_, query, _ := strings.Cut(got, "?")
+		found := 0
+		for pair := range strings.SplitSeq(query, "&") {
+			if n, _, _ := strings.Cut(pair, "="); n == escapeQuery(name, true) {
+				found++
+			}
+		}
+		if found != 1 {
+			t.Errorf("%q became %q, in which %q is %d times", path, got, name, found)
+		}
+		concealTokens(got)
+	})
 }

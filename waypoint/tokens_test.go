@@ -1,11 +1,7 @@
 package waypoint_test
 
 import (
-	"bytes"
 	"context"
-	"crypto/ed25519"
-	"encoding/base64"
-	"encoding/json"
 	"fmt"
 	"strings"
 	"testing"
@@ -19,50 +15,6 @@ import (
 	"github.com/waystone-mesh/waystone/internal/meshtest"
 	"github.com/waystone-mesh/waystone/waypoint"
 )
-
-// An issuer signs tokens.
-type issuer struct{ key ed25519.PrivateKey }
-
-func newIssuer() issuer { return issuerOf(1) }
-
-func issuerOf(seed byte) issuer {
-	return issuer{ed25519.NewKeyFromSeed(bytes.Repeat([]byte{seed}, ed25519.SeedSize))}
-}
-
-func encode(v any) string {
-	text, _ := json.Marshal(v)
-	return base64.RawURLEncoding.EncodeToString(text)
-}
-
-// keys is the issuer's key set.
-func (i issuer) keys() string {
-	return fmt.Sprintf(`{"keys":[{"kty":"OKP","crv":"Ed25519","kid":"k","x":"%s"}]}`, base64.RawURLEncoding.EncodeToString(i.key.Public().(ed25519.PublicKey)))
-}
-
-// token returns a token that is good for items for an hour, but for what claims
-// say.
-func (i issuer) token(claims map[string]any) string {
-	all := map[string]any{"iss": "https://issuer.example", "sub": "ann", "aud": "items", "exp": time.Now().Add(time.Hour).Unix()}
-	for name, v := range claims {
-		all[name] = v
-	}
-	text := encode(map[string]any{"alg": "EdDSA", "kid": "k"}) + "." + encode(all)
-	return text + "." + base64.RawURLEncoding.EncodeToString(ed25519.Sign(i.key, []byte(text)))
-}
-
-const takesTokens = `
-apiVersion: security.istio.io/v1
-kind: RequestAuthentication
-metadata: {name: issuer, namespace: default}
-spec:
-  targetRefs: [{kind: Service, group: "", name: items}]
-  jwtRules:
-  - issuer: https://issuer.example
-    audiences: [items]
-    outputPayloadToHeader: x-payload
-    outputClaimToHeaders: [{header: x-subject, claim: sub}]
-    %s
-`
 
 const admins = `
 apiVersion: security.istio.io/v1
@@ -82,11 +34,11 @@ spec:
 func TestTokens(t *testing.T) {
 	m := meshtest.New(t)
 	shop(m, "http", meshtest.Echo)
-	i := newIssuer()
-	m.Apply(fmt.Sprintf(takesTokens, "jwks: '"+i.keys()+"'"))
+	i := waypoint.NewIssuer(1)
+	m.Apply(fmt.Sprintf(waypoint.TakesTokens, "jwks: '"+i.Keys()+"'"))
 	m.Apply(admins)
-	good, admin := i.token(nil), i.token(map[string]any{"groups": []string{"staff", "admin"}})
-	other := issuerOf(2)
+	good, admin := i.Token(nil), i.Token(map[string]any{"groups": []string{"staff", "admin"}})
+	other := waypoint.NewIssuer(2)
 	for version, c := range map[string]*meshtest.Client{"HTTP/1.1": m.From("web"), "HTTP/2": m.FromHTTP2("web")} {
 		t.Run(version, func(t *testing.T) {
 			for _, x := range []struct {
@@ -102,11 +54,11 @@ func TestTokens(t *testing.T) {
 				{"without the claim", "/admin", good, 403, "RBAC: access denied"},
 				{"with the claim", "/admin", admin, 200, ""},
 				{"not one", "/open", "x", 401, "Jwt is not in the form of Header.Payload.Signature with two dots and 3 sections"},
-				{"expired", "/open", i.token(map[string]any{"exp": 1000}), 401, "Jwt is expired"},
-				{"early", "/open", i.token(map[string]any{"nbf": time.Now().Add(time.Hour).Unix()}), 401, "Jwt not yet valid"},
-				{"for others", "/open", i.token(map[string]any{"aud": "reviews"}), 403, "Audiences in Jwt are not allowed"},
-				{"by others", "/open", i.token(map[string]any{"iss": "https://other.example"}), 401, "Jwt issuer is not configured"},
-				{"forged", "/open", other.token(nil), 401, "Jwt verification fails"},
+				{"expired", "/open", i.Token(map[string]any{"exp": 1000}), 401, "Jwt is expired"},
+				{"early", "/open", i.Token(map[string]any{"nbf": time.Now().Add(time.Hour).Unix()}), 401, "Jwt not yet valid"},
+				{"for others", "/open", i.Token(map[string]any{"aud": "reviews"}), 403, "Audiences in Jwt are not allowed"},
+				{"by others", "/open", i.Token(map[string]any{"iss": "https://other.example"}), 401, "Jwt issuer is not configured"},
+				{"forged", "/open", other.Token(nil), 401, "Jwt verification fails"},
 			} {
 				var header []string
 				if x.token != "" {
@@ -134,9 +86,9 @@ func TestTokens(t *testing.T) {
 func TestTokenInTheQuery(t *testing.T) {
 	m := meshtest.New(t)
 	shop(m, "http", meshtest.Echo)
-	i := newIssuer()
-	m.Apply(fmt.Sprintf(takesTokens, "jwks: '"+i.keys()+"'"))
-	c, good, late := m.From("web"), i.token(nil), i.token(map[string]any{"exp": 1000})
+	i := waypoint.NewIssuer(1)
+	m.Apply(fmt.Sprintf(waypoint.TakesTokens, "jwks: '"+i.Keys()+"'"))
+	c, good, late := m.From("web"), i.Token(nil), i.Token(map[string]any{"exp": 1000})
 	c.Get("http://items/a?x=1&access_token=" + good + "&y").Want(200).WantBody("GET /a?x=1&y ")
 	c.Get("http://items/a?access_token=" + late).Want(401).WantBody("Jwt is expired")
 	c.Get("http://items/a?access_token=letmein").Want(401)
@@ -154,8 +106,8 @@ func TestTokenInTheQuery(t *testing.T) {
 
 // TestTokensOfFetchedKeys refuses tokens until their keys are there.
 func TestTokensOfFetchedKeys(t *testing.T) {
-	i := newIssuer()
-	keys, err := jwt.ParseKeys([]byte(i.keys()))
+	i := waypoint.NewIssuer(1)
+	keys, err := jwt.ParseKeys([]byte(i.Keys()))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -164,17 +116,17 @@ func TestTokensOfFetchedKeys(t *testing.T) {
 	rings <- jwt.Ring{{URI: "https://issuer.example/keys"}: keys}
 	m := meshtest.With(t, meshtest.Options{Waypoint: func(o *waypoint.Options) { o.Keys = func() jwt.Ring { return <-rings } }})
 	shop(m, "http", meshtest.Echo)
-	m.Apply(fmt.Sprintf(takesTokens, "jwksUri: https://issuer.example/keys"))
+	m.Apply(fmt.Sprintf(waypoint.TakesTokens, "jwksUri: https://issuer.example/keys"))
 	c := m.From("web")
-	c.Do("GET", "http://items/", "", "authorization", "Bearer "+i.token(nil)).Want(401).WantBody("Jwks remote fetch is failed")
-	c.Do("GET", "http://items/", "", "authorization", "Bearer "+i.token(nil)).Want(200)
+	c.Do("GET", "http://items/", "", "authorization", "Bearer "+i.Token(nil)).Want(401).WantBody("Jwks remote fetch is failed")
+	c.Do("GET", "http://items/", "", "authorization", "Bearer "+i.Token(nil)).Want(200)
 }
 
 // TestTokensOfCalls refuses a gRPC call as gRPC has it.
 func TestTokensOfCalls(t *testing.T) {
 	eachPort(t, func(t *testing.T, c *caller) {
-		i := newIssuer()
-		c.m.Apply(fmt.Sprintf(takesTokens, "jwks: '"+i.keys()+"'"))
+		i := waypoint.NewIssuer(1)
+		c.m.Apply(fmt.Sprintf(waypoint.TakesTokens, "jwks: '"+i.Keys()+"'"))
 		call := func(token string) (metadata.MD, *status.Status) {
 			var out words
 			ctx := metadata.AppendToOutgoingContext(context.Background(), "authorization", "Bearer "+token)
@@ -184,14 +136,14 @@ func TestTokensOfCalls(t *testing.T) {
 			err := s.RecvMsg(&out)
 			return s.Trailer(), status.Convert(err)
 		}
-		if _, s := call(i.token(nil)); s.Code() != codes.OK {
+		if _, s := call(i.Token(nil)); s.Code() != codes.OK {
 			t.Errorf("a good token: %v", s)
 		}
-		trailer, s := call(i.token(map[string]any{"exp": 1000}))
+		trailer, s := call(i.Token(map[string]any{"exp": 1000}))
 		if s.Code() != codes.Unauthenticated || s.Message() != "Jwt is expired" || len(trailer.Get("www-authenticate")) != 1 {
 			t.Errorf("an expired token: %v, %v", s, trailer)
 		}
-		if _, s := call(i.token(map[string]any{"aud": "x"})); s.Code() != codes.PermissionDenied || s.Message() != "Audiences in Jwt are not allowed" {
+		if _, s := call(i.Token(map[string]any{"aud": "x"})); s.Code() != codes.PermissionDenied || s.Message() != "Audiences in Jwt are not allowed" {
 			t.Errorf("a token for others: %v", s)
 		}
 		c.m.WaitMetric(`istio_requests_total{reporter="waypoint",grpc_response_status="16",response_code="200"}`, 1)

@@ -18,11 +18,14 @@ import (
 const keysPatience = 5 * time.Second
 
 // keys are the keys of those who issue the tokens that the configuration takes.
-type keys struct{ *jwks.Store }
+type keys struct {
+	*jwks.Store
+	patience time.Duration
+}
 
 // follow starts fetching what the configuration names, from now on.
 func (p *process) follow(roots *x509.CertPool) keys {
-	k := keys{jwks.New(jwks.Options{Roots: roots, Log: p.log.Scope("jwks")})}
+	k := keys{jwks.New(jwks.Options{Roots: roots, Log: p.log.Scope("jwks")}), keysPatience}
 	p.store.OnPublish(func(config.Changes) { k.Follow(p.snapshot().TokenSources()) })
 	p.group.Go(func() error { return k.Run(p.ctx) })
 	return k
@@ -34,7 +37,7 @@ func (k keys) ring() jwt.Ring { return k.Snapshot().Keys }
 // settle waits until every source has been tried, but not for ever.
 func (k keys) settle(p *process) {
 	defer p.ready.Task("keys that tokens are verified with")()
-	ctx, cancel := context.WithTimeout(p.ctx, keysPatience)
+	ctx, cancel := context.WithTimeout(p.ctx, k.patience)
 	defer cancel()
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
