@@ -38,6 +38,7 @@ type rig struct {
 	pool   *Pool
 	addr   netip.AddrPort
 	served chan error
+	conn   func(*Incoming) // takes CONNECTs to "conn"
 
 	mu       sync.Mutex
 	incoming []*Incoming // CONNECTs to "hold"
@@ -152,6 +153,8 @@ func (r *rig) serve(in *Incoming) {
 		r.ends = append(r.ends, e)
 		r.mu.Unlock()
 		r.tell()
+	case host == "conn":
+		r.conn(in)
 	case host == "hold":
 		r.mu.Lock()
 		r.incoming = append(r.incoming, in)
