@@ -60,51 +60,6 @@ type Answer struct {
 	Body   []byte
 }
 
-// An Edit changes the fields called Name, in lower case.
-type Edit struct {
-	Action Action
-	Name   string
-	Value  string
-}
-
-// An Action is what an Edit does.
-type Action uint8
-
-// The actions.
-const (
-	Set          Action = iota // replaces whatever there is
-	Append                     // adds another
-	AddIfAbsent                // adds if there is none
-	SetIfPresent               // replaces if there is one
-	Remove
-)
-
-// Apply edits fields.
-func Apply(f l7.Fields, edits []Edit) l7.Fields {
-	for _, e := range edits {
-		switch e.Action {
-		case Set:
-			f = f.Set(e.Name, e.Value)
-		case Append:
-			f = append(f, l7.Field{Name: e.Name, Value: e.Value})
-		case AddIfAbsent:
-			if !f.Has(e.Name) {
-				f = append(f, l7.Field{Name: e.Name, Value: e.Value})
-			}
-		case SetIfPresent:
-			if f.Has(e.Name) {
-				f = f.Set(e.Name, e.Value)
-			}
-		case Remove:
-			f = f.Del(e.Name)
-		}
-	}
-	return f
-}
-
-// A Parameter is one of a query.
-type Parameter struct{ Name, Value string }
-
 // Options of a Client. Dial or Ask must be set.
 type Options struct {
 	// Dial connects to the provider's service.
@@ -119,21 +74,39 @@ type Options struct {
 	Pending int
 }
 
-// ErrBusy is why a question was not asked: too many were open.
-var ErrBusy = errors.New("too many questions are open")
+// Why a question was not asked.
+var (
+	ErrBusy   = errors.New("too many questions are open")
+	ErrClosed = errors.New("it is asked no more: it is being replaced, or we are ending")
+)
 
 // errGivenUp is the cause when nobody waits for the answer any more.
 var errGivenUp = errors.New("given up")
 
 // A Client asks one provider. Its methods may be called from anywhere.
 type Client struct {
+	// Immutable.
 	provider *authz.Provider
 	ask      func(context.Context, *Request) (Answer, error)
-	close    func()
-	room     chan struct{} // a token for each question
-	ctx      context.Context
-	end      context.CancelFunc
-	asking   sync.WaitGroup
+	hangUp   func()
+	pending  int
+	ctx      context.Context // of the questions
+	giveUp   context.CancelFunc
+
+	mu     sync.Mutex
+	status Status        // guarded by mu
+	closed bool          // guarded by mu
+	idle   chan struct{} // guarded by mu; closed when nothing is open any more; nil: nobody waits
+}
+
+// A Status is what has become of a Client's questions.
+type Status struct {
+	Asked  uint64 // all there were
+	Failed uint64 // those of them that nobody answered
+	Open   int    // those that have not been answered yet
+
+	LastError error // of those that failed, why the last one did
+	LastAt    time.Time
 }
 
 // New returns a Client of p, which has been validated. It connects when it is
@@ -159,13 +132,20 @@ func newClient(p *authz.Provider, o Options, ask func(context.Context, *Request)
 	if o.Pending <= 0 {
 		o.Pending = 1024
 	}
-	c := &Client{provider: p, ask: ask, close: end, room: make(chan struct{}, o.Pending)}
-	c.ctx, c.end = context.WithCancel(context.Background())
+	c := &Client{provider: p, ask: ask, hangUp: end, pending: o.Pending}
+	c.ctx, c.giveUp = context.WithCancel(context.Background())
 	return c
 }
 
 // Provider returns what the Client was made of.
 func (c *Client) Provider() *authz.Provider { return c.provider }
+
+// Status returns what has become of the questions so far.
+func (c *Client) Status() Status {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.status
+}
 
 // Ask asks about r, which it keeps until the answer, and returns at once. answer
 // is called once, on another goroutine, unless cancel was called before. Who
@@ -173,34 +153,66 @@ func (c *Client) Provider() *authz.Provider { return c.provider }
 // 413.
 func (c *Client) Ask(r *Request, answer func(Answer)) (cancel func()) {
 	ctx, giveUp := context.WithCancelCause(c.ctx)
-	cancel = func() { giveUp(errGivenUp) }
 	if b := c.provider.Body; b != nil && r.Partial && !b.AllowPartial {
-		go c.answered(ctx, Answer{Status: http.StatusRequestEntityTooLarge}, answer)
-		return cancel
+		go answered(ctx, Answer{Status: http.StatusRequestEntityTooLarge}, answer)
+	} else if err := c.open(); err != nil {
+		go answered(ctx, c.failed(err), answer)
+	} else {
+		go c.run(ctx, giveUp, r, answer)
 	}
-	select {
-	case c.room <- struct{}{}:
-	default:
-		go c.answered(ctx, c.failed(ErrBusy), answer)
-		return cancel
-	}
-	c.asking.Go(func() {
-		defer giveUp(nil)
-		timed, stop := context.WithTimeout(ctx, c.provider.Patience())
-		defer stop()
-		a, err := c.ask(timed, r)
-		<-c.room
-		if err != nil {
-			a = c.failed(err)
-		}
-		c.answered(ctx, a, answer)
-	})
-	return cancel
+	return func() { giveUp(errGivenUp) }
 }
 
+// open makes room for a question, or says why there is none.
+func (c *Client) open() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.status.Asked++
+	switch {
+	case c.closed:
+		return c.noteLocked(ErrClosed)
+	case c.status.Open >= c.pending:
+		return c.noteLocked(ErrBusy)
+	}
+	c.status.Open++
+	return nil
+}
+
+// noteLocked counts a failure, and returns it.
+func (c *Client) noteLocked(err error) error {
+	c.status.Failed++
+	c.status.LastError, c.status.LastAt = err, time.Now()
+	return err
+}
+
+// run asks one question. Who asked is told before it is counted as answered, so
+// that Shutdown returns after them.
+func (c *Client) run(ctx context.Context, giveUp context.CancelCauseFunc, r *Request, answer func(Answer)) {
+	defer giveUp(nil)
+	timed, stop := context.WithTimeout(ctx, c.provider.Patience())
+	defer stop()
+	a, err := c.ask(timed, r)
+	if err != nil {
+		a = c.failed(err)
+	}
+	given := givenUp(ctx)
+	answered(ctx, a, answer)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err != nil && !given { // what nobody waited for has not failed
+		_ = c.noteLocked(err)
+	}
+	if c.status.Open--; c.status.Open == 0 && c.idle != nil {
+		close(c.idle)
+		c.idle = nil
+	}
+}
+
+func givenUp(ctx context.Context) bool { return errors.Is(context.Cause(ctx), errGivenUp) }
+
 // answered tells, unless nobody listens any more.
-func (c *Client) answered(ctx context.Context, a Answer, answer func(Answer)) {
-	if !errors.Is(context.Cause(ctx), errGivenUp) {
+func answered(ctx context.Context, a Answer, answer func(Answer)) {
+	if !givenUp(ctx) {
 		answer(a)
 	}
 }
@@ -213,9 +225,34 @@ func (c *Client) failed(err error) Answer {
 	}
 }
 
-// Close gives up what is asked, and returns when every answer has been told.
+// Shutdown takes no more questions, which fail with ErrClosed, and returns when
+// those that are open have been answered. When ctx is done first, they are given
+// up, and so fail, and its error is returned.
+func (c *Client) Shutdown(ctx context.Context) (err error) {
+	c.mu.Lock()
+	c.closed = true
+	if c.idle == nil && c.status.Open > 0 {
+		c.idle = make(chan struct{})
+	}
+	idle := c.idle
+	c.mu.Unlock()
+	if idle != nil {
+		select {
+		case <-idle:
+		case <-ctx.Done():
+			err = context.Cause(ctx)
+			c.giveUp()
+			<-idle
+		}
+	}
+	c.giveUp()
+	c.hangUp()
+	return err
+}
+
+// Close is Shutdown for who does not wait for answers.
 func (c *Client) Close() {
-	c.end()
-	c.asking.Wait()
-	c.close()
+	ctx, stop := context.WithCancel(context.Background())
+	stop()
+	_ = c.Shutdown(ctx) // the error is that we did not wait
 }

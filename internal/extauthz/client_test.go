@@ -70,7 +70,7 @@ func (a *authorizer) Check(ctx context.Context, r *authv3.CheckRequest) (*authv3
 	return a.check(ctx, r)
 }
 
-func serveGRPC(t *testing.T, check func(context.Context, *authv3.CheckRequest) (*authv3.CheckResponse, error)) (addr string) {
+func serveGRPC(t testing.TB, check func(context.Context, *authv3.CheckRequest) (*authv3.CheckResponse, error)) (addr string) {
 	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -266,6 +266,16 @@ func TestNoAnswerIsTheProvidersChoice(t *testing.T) {
 				t.Errorf("%s, failOpen %v: %+v", name, open, a)
 			}
 		}
+	}
+}
+
+// Who sends what cannot be asked about does not pass because the provider fails
+// open.
+func TestWhatCannotBeAskedAboutIsRefused(t *testing.T) {
+	r := aRequest()
+	r.Head.Path = "/%zz"
+	if a := ask(t, authz.Provider{Kind: authz.HTTP, Service: "a", Port: 1, FailOpen: true}, "127.0.0.1:1", r); a.Allowed || a.Status != 400 || a.Err != nil {
+		t.Errorf("the answer is %+v", a)
 	}
 }
 

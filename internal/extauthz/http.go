@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/waystone-mesh/waystone/authz"
 	"github.com/waystone-mesh/waystone/internal/l7"
@@ -19,6 +20,10 @@ import (
 const (
 	// maxAnswer is the longest body of an authorizer's that is passed on: 64 KiB.
 	maxAnswer = 64 << 10
+
+	// idempotency is a field that has net/http ask again when a connection that it
+	// kept turns out to be closed.
+	idempotency = "Idempotency-Key"
 
 	// toRemove is a field of an answer that lists fields to be removed.
 	toRemove = "x-envoy-auth-headers-to-remove"
@@ -29,6 +34,7 @@ func overHTTP(p *authz.Provider, dial func(context.Context) (net.Conn, error)) (
 	transport := &http.Transport{
 		DialContext:            func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx) },
 		MaxIdleConnsPerHost:    64,
+		IdleConnTimeout:        90 * time.Second,
 		DisableCompression:     true,
 		MaxResponseHeaderBytes: maxAnswer,
 	}
@@ -38,8 +44,8 @@ func overHTTP(p *authz.Provider, dial func(context.Context) (net.Conn, error)) (
 	}
 	ask = func(ctx context.Context, r *Request) (Answer, error) {
 		req, err := question(ctx, p, r)
-		if err != nil {
-			return Answer{}, err
+		if err != nil { // it is the request that is at fault: who sent it must not profit from failOpen
+			return Answer{Status: http.StatusBadRequest}, nil
 		}
 		resp, err := client.Do(req)
 		if err != nil {
@@ -63,7 +69,9 @@ func question(ctx context.Context, p *authz.Provider, r *Request) (*http.Request
 	u.Scheme, u.Host = "http", net.JoinHostPort(hostOf(p.Service), strconv.Itoa(int(p.Port)))
 	req := (&http.Request{Method: r.Head.Method, URL: u, Host: r.Head.Authority, Header: http.Header{}}).WithContext(ctx)
 	if p.Body != nil {
-		req.Body, req.ContentLength = io.NopCloser(bytes.NewReader(r.Content)), int64(len(r.Content))
+		req.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(r.Content)), nil }
+		req.Body, _ = req.GetBody()
+		req.ContentLength = int64(len(r.Content))
 		req.Header.Set(partialBody, strconv.FormatBool(r.Partial))
 	}
 	for _, f := range r.Head.Fields {
@@ -76,6 +84,9 @@ func question(ctx context.Context, p *authz.Provider, r *Request) (*http.Request
 	}
 	for _, f := range p.AdditionalHeaders {
 		req.Header.Set(f.Name, f.Value)
+	}
+	if req.Header.Get(idempotency) == "" {
+		req.Header[idempotency] = []string{} // not sent; a question may be asked again whatever its method
 	}
 	return req, nil
 }
@@ -99,7 +110,7 @@ func fromHTTP(p *authz.Provider, resp *http.Response) (Answer, error) {
 		for name := range strings.SplitSeq(fields.Get(toRemove), ",") {
 			a.Edits = append(a.Edits, Edit{Action: Remove, Name: strings.ToLower(strings.TrimSpace(name))})
 		}
-		a.Edits, a.Response = slices.DeleteFunc(a.Edits, forbidden), slices.DeleteFunc(a.Response, forbidden)
+		a.Edits, a.Response = valid(a.Edits), valid(a.Response)
 		return a, nil
 	}
 	a := Answer{Status: resp.StatusCode}
