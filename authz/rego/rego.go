@@ -11,22 +11,19 @@ import (
 	"context"
 	_ "embed" // the prelude
 	"encoding/json"
-	"errors"
 	"fmt"
 	"strings"
 
-	"github.com/open-policy-agent/opa/v1/ast"
-	opa "github.com/open-policy-agent/opa/v1/rego"
-
 	"github.com/waystone-mesh/waystone/authz"
 	"github.com/waystone-mesh/waystone/internal/l7"
+	"github.com/waystone-mesh/waystone/internal/opa"
 )
 
 //go:embed prelude.rego
 var prelude string
 
 // An Oracle answers as a set of policies would. It is safe for concurrent use.
-type Oracle struct{ query opa.PreparedEvalQuery }
+type Oracle struct{ query *opa.Query }
 
 // An Answer is what the oracle says about an Input.
 type Answer struct {
@@ -48,31 +45,20 @@ func New(ctx context.Context, o authz.Options, policies ...*authz.Policy) (*Orac
 	if err != nil {
 		return nil, err
 	}
-	q, err := opa.New(
-		opa.Query("answer := data.waystone.authz.answer"),
-		opa.Module("prelude.rego", prelude),
-		opa.Module("policies.rego", rules),
-	).PrepareForEval(ctx)
+	q, err := opa.Prepare(ctx, "data.waystone.authz.answer", map[string]string{"prelude.rego": prelude, "policies.rego": rules})
 	if err != nil {
-		return nil, fmt.Errorf("rego: compile: %w", err)
+		return nil, fmt.Errorf("rego: %w", err)
 	}
 	return &Oracle{q}, nil
 }
 
 // Check asks the oracle about in.
 func (o *Oracle) Check(ctx context.Context, in *authz.Input) (Answer, error) {
-	value, err := ast.InterfaceToValue(Document(in))
+	answer, err := o.query.Eval(ctx, Document(in))
 	if err != nil {
-		return Answer{}, fmt.Errorf("rego: input: %w", err)
+		return Answer{}, fmt.Errorf("rego: %w", err)
 	}
-	results, err := o.query.Eval(ctx, opa.EvalParsedInput(value))
-	if err != nil {
-		return Answer{}, fmt.Errorf("rego: evaluate: %w", err)
-	}
-	if len(results) != 1 {
-		return Answer{}, errors.New("rego: evaluate: no answer")
-	}
-	return decode(results[0].Bindings["answer"])
+	return decode(answer)
 }
 
 func decode(v any) (Answer, error) {
@@ -131,7 +117,8 @@ func request(r *l7.Request) map[string]any {
 	doc, headers := map[string]any{}, map[string]any{}
 	put(doc, "method", r.Method)
 	put(doc, "host", r.Authority)
-	put(doc, "path", r.PathOnly())
+	path, _, _ := strings.Cut(r.PathOnly(), "#")
+	put(doc, "path", path)
 	for _, f := range r.Fields {
 		headers[f.Name], _ = r.Fields.Joined(f.Name)
 	}

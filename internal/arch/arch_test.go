@@ -42,7 +42,7 @@ var imports = map[string]string{
 	// They decide: pure, and strangers to one another.
 	"authz":           "internal/identity internal/l7 internal/mesh",
 	"authz/rbac":      "authz internal/identity internal/l7 internal/mesh",
-	"authz/rego":      "authz internal/extauthz internal/identity internal/l7 internal/mesh",
+	"authz/rego":      "authz internal/identity internal/l7 internal/mesh internal/opa",
 	"authz/authztest": "authz internal/identity internal/l7",
 	"authz/lint":      "authz internal/identity",
 	"authz/jwt":       "authz internal/l7 internal/mesh",
@@ -69,6 +69,7 @@ var imports = map[string]string{
 	// They talk to the world, on goroutines.
 	"internal/extauthz": "authz internal/identity internal/l7",
 	"internal/jwks":     "authz/jwt",
+	"internal/opa":      "authz internal/extauthz internal/identity internal/watch",
 
 	// They carry.
 	"waypoint": "authz authz/jwt routing telemetry internal/bufs internal/config internal/decisions internal/extauthz internal/flow internal/h1 internal/h2 internal/hbone internal/identity internal/inner internal/l7 internal/loop internal/mesh",
@@ -79,6 +80,7 @@ var imports = map[string]string{
 	"cmd/ztunnel":               "*",
 	"cmd/waystone":              "*",
 	"internal/dump":             "authz authz/jwt internal/config internal/identity internal/mesh routing",
+	"internal/policy":           "authz authz/jwt authz/lint authz/rego internal/config internal/dump internal/extauthz internal/identity internal/l7 internal/manifest internal/mesh internal/opa routing",
 	"internal/program":          "*",
 	"internal/meshtest":         "*",
 	"internal/script":           "",
@@ -93,7 +95,7 @@ var imports = map[string]string{
 // prefix. cmd is never listed: a main that needs a library directly is doing
 // somebody else's work.
 var homes = map[string]string{
-	"github.com/open-policy-agent/": "authz/rego",
+	"github.com/open-policy-agent/": "internal/opa",
 	"github.com/prometheus/":        "telemetry internal/admin",
 	"go.opentelemetry.io/":          "telemetry",
 	"github.com/envoyproxy/":        "authz/jwt/jwtauthn authz/rbac internal/extauthz internal/xds",
@@ -108,7 +110,7 @@ var homes = map[string]string{
 	"golang.org/x/crypto":           "internal/record",
 	"golang.org/x/net/http2":        "internal/h2 internal/meshtest", // in tests, the peer that is not ours
 	"github.com/fsnotify/fsnotify":  "internal/watch",
-	"net/http":                      "authz/rego internal/admin internal/demo internal/extauthz internal/jwks internal/meshtest examples/bookinfo", // jwks fetches key sets
+	"net/http":                      "internal/admin internal/demo internal/extauthz internal/jwks internal/meshtest internal/opa internal/policy examples/bookinfo", // jwks fetches key sets
 	"github.com/spf13/":             "cmd/waystone internal/program",
 }
 
