@@ -168,26 +168,29 @@ func (l *line) trials(d *Decision) {
 	if !l.known(len(d.Trials) > 0) {
 		return
 	}
-	before, between, after := "[", ",", "]"
-	if !l.json {
-		before, after = "", ""
+	if l.json {
+		l.b = append(l.b, '[')
 	}
-	l.b = append(l.b, before...)
 	for i := range d.Trials {
-		t := &d.Trials[i]
 		if i > 0 {
-			l.b = append(l.b, between...)
+			l.b = append(l.b, ',')
 		}
-		if !l.json {
-			l.b = append(append(appendDetails(l.b, t.Policy), ':'), t.result(d.Denied)...)
-			continue
-		}
-		l.b = appendJSONString(append(l.b, `{"policy":`...), t.Policy)
-		l.b = appendJSONString(append(l.b, `,"replaces":`...), t.Replaces)
-		l.b = appendJSONString(append(l.b, `,"result":`...), t.result(d.Denied))
-		l.b = append(l.b, '}')
+		l.trial(&d.Trials[i], d.Denied)
 	}
-	l.b = append(l.b, after...)
+	if l.json {
+		l.b = append(l.b, ']')
+	}
+}
+
+func (l *line) trial(t *Trial, denied bool) {
+	if !l.json {
+		l.b = append(append(appendDetails(l.b, t.Policy), ':'), t.result(denied)...)
+		return
+	}
+	l.b = appendJSONString(append(l.b, `{"policy":`...), t.Policy)
+	l.b = appendJSONString(append(l.b, `,"replaces":`...), t.Replaces)
+	l.b = appendJSONString(append(l.b, `,"result":`...), t.result(denied))
+	l.b = append(l.b, '}')
 }
 
 func (l *line) trace(id [16]byte) {
