@@ -37,8 +37,9 @@ type Known struct {
 
 	// Subject is, if RequestPrincipal is lacking, all that is known of the
 	// request's token: its issuer and subject with a slash between them. It may
-	// not be the only slash.
+	// not be the only slash: Issuers are those that it can be of; none: any.
 	Subject string
+	Issuers []string
 
 	// Answered says what an authorizer has answered, or would; nil: it is not
 	// known of any.

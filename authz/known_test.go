@@ -83,6 +83,9 @@ func (j *judged) run(t *testing.T) {
 	}
 	if in.Token != nil && rnd.UintN(2) == 0 && in.Token.Issuer+in.Token.Subject != "" {
 		known.Subject = in.Token.Issuer + "/" + in.Token.Subject
+		if rnd.UintN(2) == 0 {
+			known.Issuers = []string{"elsewhere", in.Token.Issuer}
+		}
 	}
 	answers := map[string]authz.Result{"grpc": authz.Result(rnd.UintN(3)), "http": authz.Result(rnd.UintN(3))}
 	known.Answered = func(provider string) authz.Result { return answers[provider] }
@@ -220,7 +223,7 @@ func completeToken(out, other *authz.Input, k *authz.Known) {
 		} else if subject {
 			n := len(other.SNI) % 3
 			for i := len(k.Subject) - 1; i >= 0; i-- {
-				if k.Subject[i] != '/' {
+				if k.Subject[i] != '/' || k.Issuers != nil && !slices.Contains(k.Issuers, k.Subject[:i]) {
 					continue
 				}
 				t.Issuer, t.Subject = k.Subject[:i], k.Subject[i+1:]

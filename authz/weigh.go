@@ -1,9 +1,6 @@
 package authz
 
-import (
-	"slices"
-	"strings"
-)
+import "slices"
 
 // A weighing is one Judge.
 type weighing struct {
@@ -178,29 +175,27 @@ func (w *weighing) ask(e *Expr) chance {
 	case e.attr == Header && slices.Contains(k.Blank, e.name):
 		return possible(e.test.text(""))
 	case e.attr == RequestPrincipal && k.Subject != "":
-		return e.test.subject(k.Subject)
+		return e.test.subject(k)
 	}
 	return perhaps
 }
 
 // subject returns the chance that m matches a token of which the issuer and the
-// subject are known with a slash between them: any of the slashes may be the one.
-func (m *Matcher) subject(text string) chance {
+// subject are known with a slash between them: any of the slashes may be the one
+// that has an issuer before it.
+func (m *Matcher) subject(k *Known) chance {
 	yes, no := false, false
-	for i := 0; i < len(text); i++ {
-		if text[i] != '/' {
+	for i := 0; i < len(k.Subject); i++ {
+		if k.Subject[i] != '/' || len(k.Issuers) > 0 && !slices.Contains(k.Issuers, k.Subject[:i]) {
 			continue
 		}
-		if m.token(&Token{Issuer: text[:i], Subject: text[i+1:]}) {
+		if m.token(&Token{Issuer: k.Subject[:i], Subject: k.Subject[i+1:]}) {
 			yes = true
 		} else {
 			no = true
 		}
 	}
-	switch {
-	case yes && no:
-		return perhaps
-	case !yes && !strings.Contains(text, "/"):
+	if yes == no {
 		return perhaps
 	}
 	return certain(yes)

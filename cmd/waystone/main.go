@@ -20,7 +20,7 @@ func root() *cobra.Command {
 		SilenceErrors: false,
 	}
 	c.CompletionOptions.HiddenDefaultCmd = true
-	c.AddCommand(demoCommand(), program.Bench(), versionCommand(), bookinfoCommand(), hidden(program.Waypoint()), hidden(program.Ztunnel()))
+	c.AddCommand(demoCommand(), authzCommand(), program.Bench(), versionCommand(), bookinfoCommand(), hidden(program.Waypoint()), hidden(program.Ztunnel()))
 	return c
 }
 

@@ -2,6 +2,7 @@ package program
 
 import (
 	"context"
+	"errors"
 	"os"
 	"os/signal"
 	"syscall"
@@ -10,13 +11,19 @@ import (
 )
 
 // Main runs a command until it ends or SIGTERM or SIGINT has it end, and returns
-// the exit status. A second signal kills, as it would have without us.
+// the exit status: 1 if there is an error, unless that is an exit status itself. A
+// second signal kills, as it would have without us.
 func Main(c *cobra.Command) int {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
 	defer stop()
 	context.AfterFunc(ctx, stop)
-	if err := c.ExecuteContext(ctx); err != nil {
-		return 1 // cobra has printed it
+	err := c.ExecuteContext(ctx)
+	var answer interface{ ExitStatus() int }
+	switch {
+	case err == nil:
+		return 0
+	case errors.As(err, &answer):
+		return answer.ExitStatus()
 	}
-	return 0
+	return 1 // cobra has printed it
 }

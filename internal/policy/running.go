@@ -1,0 +1,173 @@
+package policy
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/waystone-mesh/waystone/authz"
+	"github.com/waystone-mesh/waystone/internal/config"
+	"github.com/waystone-mesh/waystone/internal/dump"
+	"github.com/waystone-mesh/waystone/internal/mesh"
+)
+
+// maxDump is more than the configuration of any mesh of ours takes: 1 GiB.
+const maxDump = 1 << 30
+
+// Running returns the mesh as a running waypoint knows it, by what it serves for
+// administration at an address. If waypoint is not zero, it has to be that one.
+func Running(ctx context.Context, o Options, address string, waypoint mesh.Key) (*Mesh, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+address+"/config_dump", nil)
+	if err != nil {
+		return nil, fmt.Errorf("admin address %q: %w", address, err)
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return nil, fmt.Errorf("%w; is its port forwarded (kubectl port-forward POD 15000)?", err)
+	}
+	defer resp.Body.Close()
+	data, err := ReadAtMost(resp.Body, maxDump)
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("%s: %w", req.URL, err)
+	case resp.StatusCode != http.StatusOK:
+		return nil, fmt.Errorf("%s: status %s", req.URL, resp.Status)
+	}
+	m, err := FromDump(o, data)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", req.URL, err)
+	}
+	if waypoint != (mesh.Key{}) && (m.only.Namespace != waypoint.Namespace || m.only.Name != waypoint.Name) {
+		return nil, fmt.Errorf("%s: is the waypoint %s/%s, not %s/%s", req.URL, m.only.Namespace, m.only.Name, waypoint.Namespace, waypoint.Name)
+	}
+	return m, nil
+}
+
+// FromDump reads what a waypoint says at /config_dump.
+func FromDump(o Options, data []byte) (*Mesh, error) {
+	var d dump.WaypointDump
+	if err := json.Unmarshal(data, &d); err != nil {
+		return nil, fmt.Errorf("not a waypoint's dump: %w", err)
+	}
+	if d.Gateway == nil {
+		return nil, fmt.Errorf("not a waypoint's dump: it is not said of which Gateway, or that is not known to it yet")
+	}
+	m := &Mesh{o: o, only: mesh.Key{Kind: "Gateway", Namespace: d.Gateway.Namespace, Name: d.Gateway.Name}, views: map[mesh.Key]*view{},
+		place: func(mesh.Key, string) (string, int) { return "", 0 }}
+	add := func(r config.Resource) { m.updates = append(m.updates, config.Update{Value: r}) }
+	gw := &config.Gateway{Namespace: d.Gateway.Namespace, Name: d.Gateway.Name, Class: d.Gateway.Class, ServiceAccount: d.Gateway.ServiceAccount, For: config.ForAll}
+	for _, a := range d.Gateway.Addresses {
+		if a := fromAddress(a); a != nil {
+			gw.Addresses = append(gw.Addresses, *a)
+		}
+	}
+	add(gw)
+	protocols := map[string]mesh.AppProtocol{}
+	for _, a := range d.Attached {
+		for _, p := range []mesh.AppProtocol{mesh.HTTP1, mesh.HTTP2, mesh.GRPC, mesh.TCP, mesh.TLS} {
+			if a.Protocol == p.String() {
+				protocols[a.Service+" "+strconv.Itoa(int(a.Port))] = p
+			}
+		}
+	}
+	ports := map[string]map[mesh.Hostname]mesh.Membership{}
+	for i := range d.Services {
+		add(fromService(&d.Services[i], protocols, ports))
+	}
+	for i := range d.Workloads {
+		w := fromWorkload(&d.Workloads[i])
+		w.Services = ports[w.UID]
+		m.o.TrustDomain = w.TrustDomain
+		if w.NativeTunnel && slices.ContainsFunc(gw.Addresses, func(a mesh.GatewayAddress) bool { return slices.Contains(w.Addresses, a.Address.IP) }) {
+			w.IsWaypointFor = &m.only
+		}
+		add(w)
+	}
+	for i := range d.Policies {
+		p, err := fromPolicy(&d.Policies[i])
+		if err != nil {
+			return nil, err
+		}
+		add(p)
+	}
+	m.addTokens(&d)
+	for _, r := range d.Routes {
+		add(fromRoute(&r))
+	}
+	return m, nil
+}
+
+func fromPolicy(p *dump.Policy) (*authz.Policy, error) {
+	action, err := authz.ParseAction(p.Action)
+	return &authz.Policy{Namespace: p.Namespace, Name: p.Name, Action: action, DryRun: p.DryRun, Selector: p.Selector, TargetRefs: p.TargetRefs, Rules: p.Rules}, err
+}
+
+// fromAddress reads network/ip, or namespace/host.
+func fromAddress(a *dump.GatewayAddress) *mesh.GatewayAddress {
+	if a == nil {
+		return nil
+	}
+	before, after, _ := strings.Cut(a.Destination, "/")
+	if ip, err := netip.ParseAddr(after); err == nil {
+		return &mesh.GatewayAddress{Address: mesh.Address{Network: before, IP: ip}, Port: a.HBONEMTLSPort}
+	}
+	return &mesh.GatewayAddress{Hostname: mesh.Hostname{Namespace: before, Host: after}, Port: a.HBONEMTLSPort}
+}
+
+func fromService(s *dump.Service, protocols map[string]mesh.AppProtocol, members map[string]map[mesh.Hostname]mesh.Membership) *mesh.Service {
+	out := &mesh.Service{Name: s.Name, Namespace: s.Namespace, Hostname: s.Hostname, SANs: s.SubjectAltNames, Waypoint: fromAddress(s.Waypoint)}
+	out.Canonical = strings.HasPrefix(s.Hostname, s.Name+"."+s.Namespace+".svc.")
+	for _, vip := range s.VIPs {
+		network, text, _ := strings.Cut(vip, "/")
+		p, err := netip.ParsePrefix(text)
+		if a, aerr := netip.ParseAddr(text); aerr == nil {
+			p, err = netip.PrefixFrom(a, a.BitLen()), nil
+		}
+		if err == nil {
+			out.Addresses = append(out.Addresses, mesh.Prefix{Network: network, Prefix: p})
+		}
+	}
+	for text, target := range s.Ports {
+		n, _ := strconv.ParseUint(text, 10, 16)
+		out.Ports = append(out.Ports, mesh.Port{Service: uint16(n), Target: target, Protocol: protocols[s.Namespace+"/"+s.Hostname+" "+text]})
+	}
+	slices.SortFunc(out.Ports, func(a, b mesh.Port) int { return int(a.Service) - int(b.Service) })
+	for uid, e := range s.Endpoints {
+		ports := map[uint16]uint16{}
+		for text, target := range e.Port {
+			n, _ := strconv.ParseUint(text, 10, 16)
+			ports[uint16(n)] = target
+		}
+		if members[uid] == nil {
+			members[uid] = map[mesh.Hostname]mesh.Membership{}
+		}
+		members[uid][out.Host()] = mesh.Membership{Ports: ports}
+	}
+	return out
+}
+
+func fromWorkload(w *dump.Workload) *mesh.Workload {
+	out := &mesh.Workload{UID: w.UID, Name: w.Name, Namespace: w.Namespace, ServiceAccount: w.ServiceAccount, TrustDomain: w.TrustDomain,
+		ClusterID: w.ClusterID, Network: w.Network, Node: w.Node, Hostname: w.Hostname, NativeTunnel: w.NativeTunnel,
+		Unhealthy: w.Status == "Unhealthy", Waypoint: fromAddress(w.Waypoint), Gateway: fromAddress(w.NetworkGateway)}
+	if w.Protocol == mesh.HBONE.String() {
+		out.Tunnel = mesh.HBONE
+	}
+	for _, text := range w.WorkloadIPs {
+		if ip, err := netip.ParseAddr(text); err == nil {
+			out.Addresses = append(out.Addresses, ip)
+		}
+	}
+	for _, name := range w.AuthorizationPolicies {
+		if k, err := ParseName(name); err == nil {
+			k.Kind = authz.Kind
+			out.Policies = append(out.Policies, k)
+		}
+	}
+	return out
+}
