@@ -243,11 +243,30 @@ func template(at string, t *corev3.TypedExtensionConfig) (*authz.Expr, error) {
 	if err := t.GetTypedConfig().UnmarshalTo(&c); err != nil {
 		return nil, fmt.Errorf("rbac: %s: %w", at, err)
 	}
-	m, err := authz.Template(c.GetPathTemplate())
+	path, ok := policyTemplate(c.GetPathTemplate())
+	if !ok {
+		return nil, unsupported(at, fmt.Sprintf("%q has other operators than * and ** between two slashes", c.GetPathTemplate()))
+	}
+	m, err := authz.Template(path)
 	if err != nil {
 		return nil, fmt.Errorf("rbac: %s: %w", at, err)
 	}
 	return authz.Match(at, authz.Path, m), nil
+}
+
+// policyTemplate writes a template of Envoy's as a policy has it: {*} and {**} are
+// * and ** there, and braces are for variables, which istiod has none of.
+func policyTemplate(template string) (path string, ok bool) {
+	segments := strings.Split(template, "/")
+	for i, segment := range segments {
+		switch {
+		case segment == "*" || segment == "**":
+			segments[i] = "{" + segment + "}"
+		case strings.ContainsAny(segment, "*{}"):
+			return "", false
+		}
+	}
+	return strings.Join(segments, "/"), true
 }
 
 func cidr(at string, a authz.Attribute, r *corev3.CidrRange) (*authz.Expr, error) {

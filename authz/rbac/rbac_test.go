@@ -27,6 +27,12 @@ func filterOf(permission, principal string) string {
 	return `{"rules": {"policies": {"ns[a]-policy[b]-rule[3]": {"permissions": [` + permission + `], "principals": [` + principal + `]}}}}`
 }
 
+// templated returns a permission for paths that fit a template.
+func templated(template string) string {
+	return `{"uriTemplate": {"name": "uri-template", "typedConfig":
+		{"@type": "type.googleapis.com/envoy.extensions.path.match.uri_template.v3.UriTemplateMatchConfig", "pathTemplate": "` + template + `"}}}`
+}
+
 // claim returns a matcher for a claim, under metadata as both a permission and
 // a principal have it.
 func claim(more, value string, path ...string) string {
@@ -82,8 +88,17 @@ func TestPermissionsAndPrincipals(t *testing.T) {
 		{`{"notRule": {"urlPath": {"path": {"prefix": "/a"}}}}`, yes, opaque, true},
 		{`{"urlPath": {"path": {"safeRegex": {"regex": "/a/."}}}}`, yes, nil, true},
 		{`{"urlPath": {"path": {"safeRegex": {"regex": "/a/"}}}}`, yes, nil, false},
-		{`{"uriTemplate": {"name": "t", "typedConfig": {"@type": "type.googleapis.com/envoy.extensions.path.match.uri_template.v3.UriTemplateMatchConfig", "pathTemplate": "/a/{*}"}}}`, yes, nil, true},
-		{`{"uriTemplate": {"name": "t", "typedConfig": {"@type": "type.googleapis.com/envoy.extensions.path.match.uri_template.v3.UriTemplateMatchConfig", "pathTemplate": "/b/{*}"}}}`, yes, nil, false},
+		// As Envoy writes templates, without the braces of a policy.
+		{templated("/a/*"), yes, nil, true},
+		{templated("/a/**"), yes, nil, true},
+		{templated("/**"), yes, nil, true},
+		{templated("/*/b"), yes, nil, true},
+		{templated("/a/b"), yes, nil, true},
+		{templated("/b/*"), yes, nil, false},
+		{templated("/*"), yes, nil, false},
+		{templated("/a/b/**"), yes, nil, false},
+		{templated("/a/*/"), yes, nil, false},
+		{templated("/a"), yes, nil, false},
 		{`{"destinationIp": {"addressPrefix": "10.96.0.0", "prefixLen": 16}}`, yes, nil, true},
 		{`{"destinationIp": {"addressPrefix": "10.97.0.0", "prefixLen": 16}}`, yes, nil, false},
 		{`{"destinationPort": 80}`, yes, nil, true},
@@ -219,7 +234,12 @@ func TestWhatIsNotCoveredFailsClosed(t *testing.T) {
 		{filterOf(`{"urlPath": {"path": {"safeRegex": {"regex": "("}}}}`, yes), `error parsing regexp`},
 		{filterOf(`{"header": {"name": "x", "safeRegexMatch": {"regex": "("}}}`, yes), `error parsing regexp`},
 		{filterOf(`{"header": {"name": "x", "rangeMatch": {}}}`, yes), `RangeMatch is not supported`},
-		{filterOf(`{"uriTemplate": {"name": "t", "typedConfig": {"@type": "type.googleapis.com/envoy.extensions.path.match.uri_template.v3.UriTemplateMatchConfig", "pathTemplate": "/{x}"}}}`, yes), `uri_template`},
+		{filterOf(templated("/{x}"), yes), `uri_template: "/{x}" has other operators`},
+		{filterOf(templated("/{*}"), yes), `uri_template: "/{*}" has other operators`},
+		{filterOf(templated("/a/*.txt"), yes), `uri_template: "/a/*.txt" has other operators`},
+		{filterOf(templated("/a/***"), yes), `uri_template: "/a/***" has other operators`},
+		{filterOf(templated("/**/a/*"), yes), `uri_template: "/{**}/a/{*}": {**} must be the last operator`},
+		{filterOf(templated("/a//*"), yes), `uri_template: "/a//{*}": segment ""`},
 		{filterOf(`{"uriTemplate": {"name": "t", "typedConfig": {"@type": "type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBAC"}}}`, yes), `uri_template`},
 		{filterOf(`{"destinationIp": {"addressPrefix": "x"}}`, yes), `destination_ip`},
 		{filterOf(`{"destinationIp": {"addressPrefix": "10.0.0.1", "prefixLen": 33}}`, yes), `cannot have a prefix of 33 bits`},
