@@ -8,6 +8,7 @@ import (
 	"github.com/waystone-mesh/waystone/authz/jwt"
 	"github.com/waystone-mesh/waystone/internal/config"
 	"github.com/waystone-mesh/waystone/internal/extauthz"
+	"github.com/waystone-mesh/waystone/internal/mesh"
 	"github.com/waystone-mesh/waystone/internal/opa"
 )
 
@@ -32,7 +33,7 @@ func (j *journey) consult(s *Step, v *view, found *config.Destination, in *authz
 			a.Answer = answeredYes
 		case known:
 			a.Answer, a.Status = answeredNo, 403
-		case p.Kind == authz.OPA && in.HTTP != nil:
+		case p.Kind == authz.OPA && in.HTTP != nil && j.only == mesh.Key{}:
 			j.opa(&a, p, in)
 		}
 		s.Asked = append(s.Asked, a)

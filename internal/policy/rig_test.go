@@ -2,6 +2,7 @@ package policy
 
 import (
 	"net/netip"
+	"os"
 	"strings"
 	"testing"
 )
@@ -55,3 +56,13 @@ func allow(name, kind, target, spec string) string {
 func netipPort(s string) netip.AddrPort { return netip.MustParseAddrPort(s) }
 
 func netipAddrPort(a netip.Addr) string { return netip.AddrPortFrom(a, 41000).String() }
+
+func open(t testing.TB, name string) *os.File {
+	t.Helper()
+	f, err := os.Open(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { f.Close() })
+	return f
+}

@@ -13,6 +13,7 @@ import (
 	"github.com/waystone-mesh/waystone/authz"
 	"github.com/waystone-mesh/waystone/internal/config"
 	"github.com/waystone-mesh/waystone/internal/dump"
+	"github.com/waystone-mesh/waystone/internal/manifest"
 	"github.com/waystone-mesh/waystone/internal/mesh"
 )
 
@@ -67,23 +68,22 @@ func FromDump(o Options, data []byte) (*Mesh, error) {
 		}
 	}
 	add(gw)
-	protocols := map[string]mesh.AppProtocol{}
-	for _, a := range d.Attached {
-		for _, p := range []mesh.AppProtocol{mesh.HTTP1, mesh.HTTP2, mesh.GRPC, mesh.TCP, mesh.TLS} {
-			if a.Protocol == p.String() {
-				protocols[a.Service+" "+strconv.Itoa(int(a.Port))] = p
-			}
-		}
+	settings, err := fromMesh(&d)
+	if err != nil {
+		return nil, err
 	}
-	ports := map[string]map[mesh.Hostname]mesh.Membership{}
+	m.o.TrustDomain, m.o.RootNamespace = settings.TrustDomain, settings.RootNamespace
+	add(settings)
+	ports, services := map[string]map[mesh.Hostname]mesh.Membership{}, map[mesh.Hostname]*mesh.Service{}
+	protocols := protocolsOf(d.Attached)
 	for i := range d.Services {
-		add(fromService(&d.Services[i], protocols, ports))
+		s := fromService(&d.Services[i], protocols, ports)
+		services[s.Host()] = s
+		add(s)
 	}
 	for i := range d.Workloads {
 		w := fromWorkload(&d.Workloads[i])
-		w.Services = ports[w.UID]
-		m.o.TrustDomain = w.TrustDomain
-		if w.NativeTunnel && slices.ContainsFunc(gw.Addresses, func(a mesh.GatewayAddress) bool { return slices.Contains(w.Addresses, a.Address.IP) }) {
+		if w.Services = ports[w.UID]; serves(w, gw, services) {
 			w.IsWaypointFor = &m.only
 		}
 		add(w)
@@ -95,16 +95,34 @@ func FromDump(o Options, data []byte) (*Mesh, error) {
 		}
 		add(p)
 	}
-	m.addTokens(&d)
-	for _, r := range d.Routes {
-		add(fromRoute(&r))
+	for i := range d.Tokens {
+		add(fromTokens(&d.Tokens[i]))
+	}
+	for i := range d.Routes {
+		add(fromRoute(&d.Routes[i]))
+	}
+	for _, r := range d.Rejected {
+		m.errs = append(m.errs, &manifest.Error{Object: mesh.Key{Kind: r.Kind, Namespace: r.Namespace, Name: r.Name}, Reason: r.Reason})
 	}
 	return m, nil
 }
 
+// protocolsOf returns what is declared to be spoken on ports, by service and port.
+func protocolsOf(attached []dump.Attached) map[string]mesh.AppProtocol {
+	out := map[string]mesh.AppProtocol{}
+	for _, a := range attached {
+		for _, p := range []mesh.AppProtocol{mesh.HTTP1, mesh.HTTP2, mesh.GRPC, mesh.TCP, mesh.TLS} {
+			if a.Protocol == p.String() {
+				out[a.Service+" "+strconv.Itoa(int(a.Port))] = p
+			}
+		}
+	}
+	return out
+}
+
 func fromPolicy(p *dump.Policy) (*authz.Policy, error) {
 	action, err := authz.ParseAction(p.Action)
-	return &authz.Policy{Namespace: p.Namespace, Name: p.Name, Action: action, DryRun: p.DryRun, Selector: p.Selector, TargetRefs: p.TargetRefs, Rules: p.Rules}, err
+	return &authz.Policy{Namespace: p.Namespace, Name: p.Name, Action: action, Provider: p.Provider, DryRun: p.DryRun, Replaces: p.Replaces, Selector: p.Selector, TargetRefs: p.TargetRefs, Rules: p.Rules}, err
 }
 
 // fromAddress reads network/ip, or namespace/host.
