@@ -126,6 +126,9 @@ type checker struct {
 
 func (checker) Check(ctx context.Context, r *authv3.CheckRequest) (*authv3.CheckResponse, error) {
 	h := r.GetAttributes().GetRequest().GetHttp()
+	if h == nil && strings.HasSuffix(r.GetAttributes().GetSource().GetPrincipal(), "/banned") {
+		return &authv3.CheckResponse{Status: &status.Status{Code: int32(codes.PermissionDenied)}}, nil
+	}
 	field := func(name, value string) []*corev3.HeaderValueOption {
 		return []*corev3.HeaderValueOption{{Header: &corev3.HeaderValue{Key: name, Value: value}}}
 	}

@@ -38,10 +38,10 @@ type talk struct {
 	t *testing.T
 }
 
-// talker is a mesh in which web talks to items on a port of a protocol.
-func talker(t *testing.T, m *meshtest.Mesh, protocol string) (dial func() *talk) {
+// talker is a mesh in which a workload talks to items on a port of a protocol.
+func talker(t *testing.T, m *meshtest.Mesh, name, protocol string) (dial func() *talk) {
 	t.Helper()
-	web := m.Workload("web")
+	web := m.Workload(name)
 	ln := m.Workload("items").Listen(meshtest.AppPort)
 	done := make(chan struct{})
 	go func() {
@@ -86,7 +86,7 @@ func TestOpaqueTunnelsAreAsked(t *testing.T) {
 		t.Run("port "+protocol, func(t *testing.T) {
 			a, g := withAuthorizers(t, meshtest.Options{}), newGate()
 			m := a.m
-			dial := talker(t, m, protocol)
+			dial := talker(t, m, "web", protocol)
 
 			// Over HTTP nobody can be asked about what is not.
 			a.addFor(authz.Provider{Name: "web", Kind: authz.HTTP, Service: "a", Port: 1}, inProcess(func(context.Context, *extauthz.Request) (extauthz.Answer, error) {
@@ -137,6 +137,21 @@ func TestOpaqueTunnelsAreAsked(t *testing.T) {
 			a.mu.Unlock()
 			m.WaitMetric(`istio_tcp_connections_closed_total{reporter="waypoint"}`, 5)
 			m.WantLog("connection_termination_details", "rbac_access_denied_matched_policy[istio-ext-authz-gate-ns[default]-policy[gate]-rule[0]-deny-due-to-bad-CUSTOM-action]")
+		})
+	}
+}
+
+// TestOpaqueTunnelsAreAskedOverGRPC asks a real service, which sees who connects
+// and no request.
+func TestOpaqueTunnelsAreAskedOverGRPC(t *testing.T) {
+	for name, ok := range map[string]bool{"web": true, "banned": false} {
+		t.Run(name, func(t *testing.T) {
+			a := withAuthorizers(t, meshtest.Options{})
+			dial := talker(t, a.m, name, "tcp")
+			a.addFor(authz.Provider{Name: "grpc", Kind: authz.GRPC, Service: "a", Port: 1}, dialTo(serveCheck(t)), "[{}]")
+			if c := dial().want(ok); ok {
+				c.Close()
+			}
 		})
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -103,8 +104,18 @@ func (o *waypointOptions) run(ctx context.Context) (err error) {
 	listening := p.ready.Task("HBONE listener")
 	p.recent = decisions.New(0)
 	keys := p.follow(o.jwksRoots)
+	var asked atomic.Pointer[authorizers] // nil until we know who we are to them
+	p.reopened = func(ctx context.Context) {
+		if a := asked.Load(); a != nil {
+			a.reopen(ctx)
+		}
+	}
 	if err := p.answer(func() any {
-		return waypointDump{dump.Waypoint(p.subject(), key, o.address), keys.Status()}
+		d := waypointDump{dump.Waypoint(p.subject(), key, o.address), keys.Status(), []authorizerStatus{}}
+		if a := asked.Load(); a != nil {
+			d.Authorizers = a.status()
+		}
+		return d
 	}); err != nil {
 		return err
 	}
@@ -118,9 +129,15 @@ func (o *waypointOptions) run(ctx context.Context) (err error) {
 	if err := p.svid(self); err != nil {
 		return err
 	}
+	a := newAuthorizers(authorizerOptions{
+		Self: self, Identity: p.identity, Store: p.store, Loop: p.loops.Loops()[0], Network: o.network, ClusterDomain: o.clusterDomain,
+		HBONE: o.hbone(), Dial: dialFrom(o.ip()), Log: p.log.Scope("authorizers"),
+	})
+	defer p.leave(a)
+	asked.Store(a)
 	w, err := waypoint.New(waypoint.Options{
 		Self: self, Identity: p.identity, Store: p.store, Telemetry: p.telemetry, Loops: p.loops, Dial: dialFrom(o.ip()),
-		Log: p.log.Scope("waypoint"), Aliases: o.aliases, Network: o.network, Keys: keys.ring, Recent: p.recent,
+		Log: p.log.Scope("waypoint"), Aliases: o.aliases, Network: o.network, Keys: keys.ring, Authorizer: a.client, Recent: p.recent,
 		HBONE: o.hbone(), HTTP2: o.hbone(), MaxAge: o.maxAge, PoolIdle: o.poolIdle, PoolStreams: int(o.poolStreams),
 	})
 	if err != nil {
@@ -136,11 +153,21 @@ func (o *waypointOptions) run(ctx context.Context) (err error) {
 	return p.wait(w.Shutdown)
 }
 
-// A waypointDump is what /config_dump shows: the configuration, and how the keys
-// fare that tokens are verified with.
+// leave ends the authorizers, whom nobody asks any more.
+func (p *process) leave(a *authorizers) {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	if err := a.close(ctx); err != nil {
+		p.log.Scope("authorizers").Debug("close", "error", err)
+	}
+}
+
+// A waypointDump is what /config_dump shows: the configuration, and how those fare
+// who are asked about requests.
 type waypointDump struct {
 	dump.WaypointDump
-	TokenKeys []jwks.Status `json:"tokenKeys"`
+	TokenKeys   []jwks.Status      `json:"tokenKeys"`
+	Authorizers []authorizerStatus `json:"authorizers"`
 }
 
 // ip is the address that HBONE is taken at, or not valid for all of them.
