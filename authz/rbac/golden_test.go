@@ -126,7 +126,7 @@ func wholeChain(t *testing.T, c filterChain, attached []*authz.Policy) {
 			t.Fatalf("%s: got %+v want %+v", describe(in), g, w)
 		}
 		g, w := got.Decide(in), want.Decide(in)
-		if g.Allowed != w.Allowed || g.Audit != w.Audit || g.Details() != w.Details() {
+		if g.Allowed != w.Allowed || g.Audit != w.Audit || g.Details() != w.Details() || w.Allowed && g.DryRun != w.DryRun {
 			t.Fatalf("%s: got %+v want %+v", describe(in), g, w)
 		}
 	}

@@ -38,7 +38,8 @@ const (
 type Chain []*authz.Set
 
 // Check returns the verdict of the first filter that refuses or has to ask, or
-// that of the last one. It is audited if any filter says so.
+// that of the last one. Whether it is audited, and what policies under dry run say,
+// is of all filters up to that.
 func (c Chain) Check(in *authz.Input) authz.Verdict { return c.each((*authz.Set).Check, in) }
 
 // Decide is to Check what authz.Set's is.
@@ -57,15 +58,21 @@ func (c Chain) Ask(in *authz.Input, after *authz.Question) (first *authz.Questio
 
 func (c Chain) each(check func(*authz.Set, *authz.Input) authz.Verdict, in *authz.Input) authz.Verdict {
 	v := authz.Verdict{Allowed: true, Rule: -1}
-	audit := false
+	audit, dry := false, authz.DryRun{}
 	for _, s := range c {
 		v = check(s, in)
 		audit = audit || v.Audit
+		if v.DryRun.Deny.Result != authz.Unknown {
+			dry.Deny = v.DryRun.Deny
+		}
+		if v.DryRun.Allow.Result != authz.Unknown {
+			dry.Allow = v.DryRun.Allow
+		}
 		if !v.Allowed {
 			break
 		}
 	}
-	v.Audit = audit
+	v.Audit, v.DryRun = audit, dry
 	return v
 }
 
