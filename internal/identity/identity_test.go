@@ -294,6 +294,9 @@ func TestOpenRefusesWhatItDoesNotKnow(t *testing.T) {
 			t.Errorf("Open(%q) = %T", spec, src)
 			continue
 		}
+		if src != nil {
+			t.Errorf("Open(%q) = %T with an error", spec, src)
+		}
 		if spec == "istio:" && !strings.Contains(err.Error(), Forms) {
 			t.Errorf("Open(%q): %v: the forms are not listed", spec, err)
 		}

@@ -61,21 +61,29 @@ func Open(spec string, o Options) (Source, error) {
 			return nil, fmt.Errorf("identity: %q names no directory; the forms are %s", spec, Forms)
 		}
 		if kind == "self" {
-			return openSelf(where, o)
+			return opened(openSelf(where, o))
 		}
-		return openFiles(where, o)
+		return opened(openFiles(where, o))
 	case "spiffe":
 		if where == "" {
 			where = os.Getenv("SPIFFE_ENDPOINT_SOCKET")
 		}
-		return openSPIFFE(where, o)
+		return opened(openSPIFFE(where, o))
 	case "istio":
 		if where == "" {
 			return nil, fmt.Errorf("identity: %q names no address; the forms are %s", spec, Forms)
 		}
-		return openIstio(where, o)
+		return opened(openIstio(where, o))
 	}
 	return nil, fmt.Errorf("identity: %q: unknown source; the forms are %s", spec, Forms)
+}
+
+// opened returns no source with an error: a nil pointer in a Source is one.
+func opened[S Source](src S, err error) (Source, error) {
+	if err != nil {
+		return nil, err
+	}
+	return src, nil
 }
 
 // Close ends whatever src keeps running, and waits for it. A source that keeps

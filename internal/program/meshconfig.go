@@ -43,7 +43,7 @@ func (p *process) compareMesh(namespace string) func(file.Report) {
 		said[field] = now
 	}
 	return func(file.Report) {
-		if m := p.source.Mesh(); m != nil { // else it has gone, or is not there yet
+		if m := p.files.Mesh(); m != nil { // else it has gone, or is not there yet
 			compare("trust-domain", "trustDomain", cmp.Or(m.TrustDomain, defaultTrustDomain), o.trustDomain)
 			compare("root-namespace", "rootNamespace", cmp.Or(m.RootNamespace, namespace), o.rootNamespace)
 		}

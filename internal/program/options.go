@@ -16,6 +16,7 @@ type options struct {
 	set *pflag.FlagSet
 
 	config     string
+	istiod     istiodOptions
 	meshConfig string
 	revision   string
 	identity   string
@@ -63,7 +64,8 @@ func (o *options) define(set *pflag.FlagSet, p telemetry.Program) {
 	define(set, &o.config, "config", "PATH", "", parseText, "a file or directory of Kubernetes manifests, which is watched")
 	define(set, &o.meshConfig, "mesh-config", "PATH", "", parseText, "a file with MeshConfig, which is watched; without it, MeshConfig is in the ConfigMap istio of the root namespace among the manifests. What a flag says goes before what it says")
 	define(set, &o.revision, "revision", "NAME", "", parseText, "of the control plane whose MeshConfig is ours: that of the ConfigMap istio-NAME", "REVISION")
-	define(set, &o.identity, "identity", "SOURCE", "", parseText, "where certificates come from: "+identity.Forms)
+	define(set, &o.identity, "identity", "SOURCE", "", parseIdentity, "where certificates come from: "+identity.Forms, "CA_ADDRESS")
+	o.istiod.define(set, p)
 
 	define(set, &o.trustDomain, "trust-domain", "NAME", defaultTrustDomain, parseText, "our trust domain, for which MeshConfig is read at start only", "TRUST_DOMAIN")
 	define(set, &o.aliases, "trust-domain-alias", "NAMES", "", parseList, "further trust domains that mean ours, separated by commas")

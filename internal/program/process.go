@@ -39,13 +39,19 @@ type process struct {
 	telemetry *telemetry.Telemetry
 	loops     *loop.Group
 	store     *config.Store
-	source    *file.Source
+	source    feeder
+	files     *file.Source // the source, if it is of files
 	identity  identity.Source
 	ready     admin.Ready
 	admin     *admin.Server
 
 	recent   *decisions.Recent     // shown by admin; nil: nothing is
 	reopened func(context.Context) // has further logs reopened; nil: there are none
+}
+
+// A feeder has the store say what it reads, until ctx ends.
+type feeder interface {
+	Run(context.Context, *config.Store) error
 }
 
 // newProcess returns a process that ends when ctx does, or when a function of its
@@ -112,8 +118,16 @@ func (p *process) know(c config.Options) (err error) {
 	c.Network, c.ClusterID, c.Node, c.Compat118 = o.network, o.clusterID, o.node, o.compat118
 	p.store = config.NewStore(c)
 	files.OnRead = p.compareMesh(files.Manifest.MeshNamespace)
-	p.source = file.New(files)
-	p.identity, err = identity.Open(o.identity, identity.Options{TrustDomain: o.trustDomain, Aliases: o.aliases, Log: p.log.Scope("identity")})
+	if o.istiod.address == "" {
+		p.files = file.New(files)
+		p.source = p.files
+	} else if p.source, err = p.fromIstiod(os.Environ()); err != nil {
+		return err
+	}
+	p.identity, err = identity.Open(o.identity, identity.Options{
+		TrustDomain: o.trustDomain, Aliases: o.aliases, Log: p.log.Scope("identity"),
+		Istiod: o.ca(), Impersonate: o.istiod.impersonate, TTL: o.istiod.ttl,
+	})
 	if err != nil {
 		return fmt.Errorf("flag --identity: %w", err)
 	}
@@ -189,6 +203,9 @@ func (p *process) feed() error {
 // svid waits until there is a certificate for id.
 func (p *process) svid(id identity.ID) error {
 	defer p.ready.Task("certificate of " + id.String())()
+	if source, ok := p.identity.(prefetcher); ok {
+		source.Prefetch(id)
+	}
 	said := ""
 	for {
 		_, err := p.identity.Certificate(p.ctx, id)

@@ -5,7 +5,10 @@ import "github.com/waystone-mesh/waystone/internal/dump"
 // subject is what a dump is of.
 func (p *process) subject() dump.Subject {
 	s := dump.Subject{Snapshot: p.snapshot(), Rejected: p.store.Rejected(), Identity: p.identity}
-	for _, problem := range p.source.Problems() {
+	if p.files == nil {
+		return s
+	}
+	for _, problem := range p.files.Problems() {
 		s.Problems = append(s.Problems, problem.Err.Error())
 	}
 	return s

@@ -23,7 +23,7 @@ type ztunnelOptions struct {
 func Ztunnel() *cobra.Command {
 	var o ztunnelOptions
 	c := &cobra.Command{
-		Use:   "ztunnel --node NAME --config PATH --identity SOURCE",
+		Use:   "ztunnel --node NAME (--config PATH | --xds-address URL) --identity SOURCE",
 		Short: "Run a node tunnel, which carries the traffic of a node's pods",
 		Long: `Run a node tunnel: it takes what the pods of its node send, carries it to other
 nodes over HBONE with the pod's identity, and hands what arrives to the pods, if
@@ -31,6 +31,10 @@ L4 policy lets it pass.
 
 Each pod hands its connections over by SOCKS5, at port 15080 of its address, and
 is reached over HBONE at port 15008 of it.
+
+What there is in the mesh is read from Kubernetes manifests (--config) or comes
+from istiod (--xds-address), as for Istio's own node tunnel, whose variables are
+read and whose arguments, "proxy ztunnel", are taken.
 
 Where a flag names environment variables in brackets, the first that is set is
 read when the flag is not given.
@@ -43,7 +47,14 @@ reopens the log.`,
 	define(set, &o.requireWaypoint, "require-waypoint", "bool", "false", parseBool, "refuse, with 401, who comes to a pod behind a waypoint without having been through it")
 	define(set, &o.originalSource, "original-source", "bool", "true", parseBool, "connect to pods from the client's address, as far as it can be had", "ENABLE_ORIG_SRC")
 	define(set, &o.steps, "log-steps", "bool", "false", parseBool, "write the lines about each step of a connection at info level rather than at debug")
-	return command(c, func(c *cobra.Command) error { return o.run(c.Context()) }, "node", "config", "identity")
+	c = command(c, func(c *cobra.Command) error {
+		if err := o.oneSource(); err != nil {
+			return err
+		}
+		return o.run(c.Context())
+	}, "node", "identity")
+	c.Args = asIstiosArguments
+	return c
 }
 
 // run is a node tunnel from its first line of log to its last.
@@ -73,6 +84,7 @@ func (o *ztunnelOptions) run(ctx context.Context) (err error) {
 	if err := p.feed(); err != nil {
 		return err
 	}
+	p.group.Go(p.prefetch)
 	z.Reconcile()
 	serving()
 	p.group.Go(func() error { return z.Run(p.ctx) })
