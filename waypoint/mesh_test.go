@@ -37,3 +37,42 @@ func TestMesh(t *testing.T) {
 		})
 	}
 }
+
+// TestMeshConfigSaysHowPathsAreNormalised changes it for a client that stays
+// connected: the next request is read as it says.
+func TestMeshConfigSaysHowPathsAreNormalised(t *testing.T) {
+	m := meshtest.New(t)
+	shop(m, "http", meshtest.Echo)
+	m.Apply(`
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: no-admin, namespace: default}
+spec:
+  targetRefs: [{kind: Service, group: "", name: items}]
+  action: DENY
+  rules: [{to: [{operation: {paths: ["/admin"]}}]}]
+`)
+	c := m.From("web")
+	for _, x := range []struct {
+		say        string
+		path, seen string // by the destination; "": it is denied
+	}{
+		{"", "//admin", "//admin"},
+		{"", "/x/../admin", ""},
+		{"MERGE_SLASHES", "//admin", ""},
+		{"MERGE_SLASHES", "/a//b", "/a/b"},
+		{"DECODE_AND_MERGE_SLASHES", "/%2Fadmin", ""},
+		{"NONE", "/x/../admin", "/x/../admin"},
+		{"BASE", "//admin", "//admin"},
+	} {
+		if x.say != "" {
+			m.Apply("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: istio, namespace: istio-system}\ndata:\n  mesh: |\n    pathNormalization: {normalization: " + x.say + "}\n")
+		}
+		r := c.Get("http://items" + x.path)
+		if x.seen == "" {
+			r.Want(403)
+		} else {
+			r.Want(200).WantBody("GET " + x.seen + " ")
+		}
+	}
+}
