@@ -14,6 +14,7 @@ import (
 	"github.com/waystone-mesh/waystone/internal/identity"
 	"github.com/waystone-mesh/waystone/internal/l7"
 	"github.com/waystone-mesh/waystone/internal/script"
+	"github.com/waystone-mesh/waystone/routing"
 )
 
 // The scripts in testdata say what policies mean. Their commands are
@@ -21,7 +22,7 @@ import (
 //	policy   the input is policies in YAML, added to those before it; the result
 //	         is "ok" or what is wrong with them
 //	options  trust-domain=td aliases=a,b l4 root=ns providers=a,b:http: as whom
-//	         to compile
+//	         to compile; paths=BASE: what is done to the paths of checks before
 //	reset    forget all policies
 //	check    name=value…: a request; the result is its verdict. Names are
 //	         principal, source, dest, sni, method, host, path and the names of
@@ -36,8 +37,9 @@ func TestScripts(t *testing.T) {
 
 // A world is what a script has set up.
 type world struct {
-	options  authz.Options
-	policies []*authz.Policy
+	options   authz.Options
+	policies  []*authz.Policy
+	normalize func(path string) (string, error) // nil: paths come as they are
 }
 
 func (w *world) run(b *script.Block) string {
@@ -81,7 +83,7 @@ func (w *world) policy(text string) string {
 }
 
 func (w *world) setOptions(b *script.Block) string {
-	w.options = authz.Options{}
+	w.options, w.normalize = authz.Options{}, nil
 	for _, arg := range b.Args {
 		name, value, _ := strings.Cut(arg, "=")
 		switch name {
@@ -102,6 +104,12 @@ func (w *world) setOptions(b *script.Block) string {
 			}
 		case "l4":
 			w.options.L4 = true
+		case "paths":
+			n, err := routing.ParseNormalization(value)
+			if err != nil {
+				b.Fatalf("%v", err)
+			}
+			w.normalize = func(path string) (string, error) { return routing.Normalize(n, path) }
 		default:
 			b.Fatalf("unknown option %q", name)
 		}
@@ -113,6 +121,11 @@ func (w *world) check(b *script.Block) string {
 	in, err := input(append(b.Args, strings.Fields(b.Input)...))
 	if err != nil {
 		b.Fatalf("%v", err)
+	}
+	if w.normalize != nil && in.HTTP != nil {
+		if in.HTTP.Path, err = w.normalize(in.HTTP.Path); err != nil {
+			return "400 " + err.Error()
+		}
 	}
 	set, _ := authz.Compile(w.options, w.policies...)
 	v := set.Check(in)
