@@ -8,6 +8,7 @@ import (
 
 	"github.com/waystone-mesh/waystone/authz"
 	"github.com/waystone-mesh/waystone/internal/config"
+	"github.com/waystone-mesh/waystone/internal/mesh"
 	"github.com/waystone-mesh/waystone/routing"
 )
 
@@ -143,5 +144,53 @@ func TestWhatTheStoreRefusesIsLocated(t *testing.T) {
 	want := filepath.Join(dir, "a.yaml") + `:7: AuthorizationPolicy shop/p: spec.targetRefs[0].kind: a GatewayClass may be targeted from the root namespace "istio-system" only`
 	if got := texts(r); len(got) != 1 || got[0] != want {
 		t.Errorf("problems %v, want %s", got, want)
+	}
+}
+
+// TestAuthorizationReachesTheDestination reads all that a waypoint decides by.
+func TestAuthorizationReachesTheDestination(t *testing.T) {
+	dir := t.TempDir()
+	put(t, dir, "mesh.yaml", meshMap(opaProvider)+rego("package envoy.authz"))
+	put(t, dir, "shop.yaml", `
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: waypoint, namespace: shop}
+spec: {gatewayClassName: istio-waypoint, addresses: [{value: 10.9.9.9}], listeners: [{name: mesh, port: 15008, protocol: HBONE}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: web, namespace: shop, labels: {istio.io/use-waypoint: waypoint}}
+spec: {clusterIP: 10.1.0.1, selector: {app: web}, ports: [{name: http, port: 80}]}
+---
+apiVersion: security.istio.io/v1
+kind: RequestAuthentication
+metadata: {name: tokens, namespace: shop}
+spec: {targetRefs: [{group: "", kind: Service, name: web}], jwtRules: [{issuer: "https://issuer.example.com"}]}
+---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: ask, namespace: shop}
+spec: {targetRefs: [{group: "", kind: Service, name: web}], action: CUSTOM, provider: {name: opa}, rules: [{}]}
+`)
+	store := config.NewStore(config.Options{Gateway: mesh.Key{Namespace: "shop", Name: "waypoint"}})
+	s := New(Options{Path: dir})
+	names, err := s.list()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.look(store, names, nil, true)
+	if got := s.Problems(); len(got) != 0 {
+		t.Fatalf("problems: %v", got)
+	}
+	a, err := mesh.ParseAuthority("10.1.0.1:80")
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := store.Snapshot().Lookup("", "shop", a)
+	if d == nil || d.Tokens == nil || len(store.Snapshot().TokenSources()) != 1 {
+		t.Fatalf("tokens of %+v, keys from %v", d, store.Snapshot().TokenSources())
+	}
+	if q := d.Policies.Ask(&authz.Input{}, nil); q == nil || q.Provider != "opa" {
+		t.Errorf("asked: %+v, want opa", q)
 	}
 }
