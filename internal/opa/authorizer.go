@@ -48,7 +48,8 @@ type Options struct {
 	Logger *slog.Logger
 
 	// After is the Authorizer that this one takes the place of: its policy stays
-	// in force if ours, the first time, does not compile.
+	// in force until ours has been read, should that take a while, and if ours does
+	// not compile, the first time.
 	After *Authorizer
 
 	// Slots is how many evaluations run at a time, since each keeps a core busy;
@@ -68,7 +69,8 @@ type Authorizer struct {
 	stop     context.CancelFunc
 	done     chan struct{} // closed when follow has returned
 
-	current atomic.Pointer[policy] // what is in force; nil: no version was good
+	current atomic.Pointer[policy]     // what is in force; nil: no version was good
+	after   atomic.Pointer[Authorizer] // Options.After, until looked is closed
 
 	mu     sync.Mutex
 	status Status // guarded by mu
@@ -98,9 +100,14 @@ func New(p *authz.Provider, o Options) *Authorizer {
 	if o.Log != nil {
 		a.log = &decisionLog{out: o.Log, provider: p.Name, path: decisionPath(p.OPA)}
 	}
-	go a.follow(ctx, o.After)
+	a.after.Store(o.After)
+	go a.follow(ctx)
 	return a
 }
+
+// Read returns a channel that is closed when the policy has been read for the
+// first time, whether it is good or not.
+func (a *Authorizer) Read() <-chan struct{} { return a.looked }
 
 // decisionPath is the path of the rule that decides, as OPA's plugin for Envoy
 // has it in plugins.envoy_ext_authz_grpc.path.
@@ -164,15 +171,42 @@ func (e *event) decide(ctx context.Context, p *authz.Provider) (answer extauthz.
 	return answer, e.err
 }
 
+// handover is how long a question waits for a policy that is being read for the
+// first time before that of the Authorizer before is asked: 100 ms, or half of
+// what an answer may take.
+const handover = 100 * time.Millisecond
+
 // policy returns what is in force.
 func (a *Authorizer) policy(ctx context.Context) (*policy, error) {
 	select {
 	case <-a.looked:
-	case <-ctx.Done():
-		return nil, fmt.Errorf("opa: the policy is being read: %w", context.Cause(ctx))
+	default:
+		if p, err := a.early(ctx); p != nil || err != nil {
+			return p, err
+		}
 	}
 	if p := a.current.Load(); p != nil {
 		return p, nil
 	}
 	return nil, fmt.Errorf("opa: there is no policy: %w", cmp.Or(a.Status().Err, errors.New("it was never read")))
+}
+
+// early waits for the policy to be read, and returns what is in force meanwhile
+// if that takes long.
+func (a *Authorizer) early(ctx context.Context) (*policy, error) {
+	var late <-chan time.Time
+	before := a.after.Load().inForce()
+	if before != nil {
+		t := time.NewTimer(min(handover, a.provider.Patience()/2))
+		defer t.Stop()
+		late = t.C
+	}
+	select {
+	case <-a.looked:
+		return nil, nil
+	case <-late:
+		return before, nil
+	case <-ctx.Done():
+		return nil, fmt.Errorf("opa: the policy is being read: %w", context.Cause(ctx))
+	}
 }

@@ -93,14 +93,16 @@ func (s *source) compile() (*compiled, error) {
 // maxErrors is how many errors of a policy are told.
 const maxErrors = 10
 
-// located says for each of OPA's errors in err where it is: file:line:column.
+// located says for each of OPA's errors in err where it is, file:line:column, and
+// all of it in one line: it is told of a request that was not decided, too.
 func located(err error) error {
-	var all []error
+	var all []string
 	add := func(where *ast.Location, message string) {
+		message = strings.Join(strings.Fields(message), " ")
 		if where != nil && where.File != "" {
 			message = fmt.Sprintf("%s:%d:%d: %s", where.File, max(where.Row, 1), max(where.Col, 1), message) // the end of a file has no column
 		}
-		all = append(all, errors.New(message))
+		all = append(all, message)
 	}
 	var (
 		several  ast.Errors
@@ -117,7 +119,7 @@ func located(err error) error {
 		add(one.Location, one.Message+hint(one.Message))
 	case errors.As(err, &prepared):
 		for _, e := range prepared {
-			all = append(all, located(e))
+			all = append(all, located(e).Error())
 		}
 	case errors.As(err, &runtime):
 		add(runtime.Location, runtime.Message)
@@ -125,9 +127,9 @@ func located(err error) error {
 		return err
 	}
 	if more := len(all) - maxErrors; more > 0 {
-		all = append(all[:maxErrors], fmt.Errorf("and %d more", more))
+		all = append(all[:maxErrors], fmt.Sprintf("and %d more", more))
 	}
-	return errors.Join(all...)
+	return errors.New(strings.Join(all, "; "))
 }
 
 // hint says what can be done about a message.

@@ -22,11 +22,11 @@ const (
 )
 
 // follow reads the policy, and reads it again when its files change.
-func (a *Authorizer) follow(ctx context.Context, before *Authorizer) {
+func (a *Authorizer) follow(ctx context.Context) {
 	defer close(a.done)
 	path := a.provider.OPA.Path
 	if path == "" {
-		a.load(ctx, before)
+		a.load(ctx)
 		return
 	}
 	w := watch.New(watch.Options{Settle: settle, Poll: poll, Concerns: a.concerns, Log: a.logger, Name: "opa: " + path})
@@ -36,8 +36,7 @@ func (a *Authorizer) follow(ctx context.Context, before *Authorizer) {
 		w.Add(directories(path)) // before reading: what changes meanwhile is told
 		if now := stamps(path); first || !maps.Equal(now, seen) {
 			seen = now
-			a.load(ctx, before)
-			before = nil
+			a.load(ctx)
 		}
 		_, ok = w.Wait(ctx, false)
 	}
@@ -45,8 +44,9 @@ func (a *Authorizer) follow(ctx context.Context, before *Authorizer) {
 
 // load reads and compiles the policy, and puts it in force if it is good. The
 // first time, that of the Authorizer before is, if it is not.
-func (a *Authorizer) load(ctx context.Context, before *Authorizer) {
+func (a *Authorizer) load(ctx context.Context) {
 	p, err := a.compile(ctx)
+	before := a.after.Load()
 	a.mu.Lock()
 	if err == nil {
 		a.current.Store(p)
@@ -64,6 +64,7 @@ func (a *Authorizer) load(ctx context.Context, before *Authorizer) {
 	case <-a.looked:
 	default:
 		close(a.looked)
+		a.after.Store(nil)
 	}
 	switch {
 	case err == nil:

@@ -1,11 +1,13 @@
 package opa
 
 import (
+	"context"
 	"errors"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/waystone-mesh/waystone/authz"
 )
@@ -122,6 +124,24 @@ func TestSuccessorKeepsTheLastGoodPolicy(t *testing.T) {
 	fourth := good(t, opened(t, module("allow := false"), Options{After: third}))
 	if opens(t, fourth, "/") {
 		t.Error("the fourth has not its own policy")
+	}
+}
+
+// A policy may take long to be read: meanwhile the one before is in force, and of
+// none before there is no decision.
+func TestSuccessorIsWaitedForNotTooLong(t *testing.T) {
+	first := good(t, opened(t, module("allow := true"), Options{}))
+	slow := &Authorizer{provider: provider(module("allow := false")), looked: make(chan struct{}), slots: make(chan struct{}, 1)}
+	slow.after.Store(first)
+	slow.provider.Timeout = 2 * time.Millisecond // of which it waits for half
+	if !opens(t, slow, "/") {
+		t.Error("what was before is not in force")
+	}
+	slow.after.Store(nil)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+	defer cancel()
+	if got, err := slow.Ask(ctx, asked("GET", "/", "", "")); err == nil || got.Allowed || !strings.Contains(err.Error(), "is being read") {
+		t.Errorf("the answer is %+v, %v", got, err)
 	}
 }
 

@@ -144,15 +144,20 @@ func isData(ext string) bool { return ext == ".json" || ext == ".yaml" || ext ==
 
 // addAll adds files by name: what a ConfigMap holds.
 func (s *source) addAll(files map[string]string) error {
-	var errs []error
+	var errs []string
 	for _, name := range slices.Sorted(maps.Keys(files)) {
+		add := func() error { return s.add(name, files[name]) }
 		if isData(path.Ext(name)) {
-			errs = append(errs, s.addData(name, ".", []byte(files[name])))
-			continue
+			add = func() error { return s.addData(name, ".", []byte(files[name])) }
 		}
-		errs = append(errs, s.add(name, files[name]))
+		if err := add(); err != nil {
+			errs = append(errs, err.Error())
+		}
 	}
-	return errors.Join(errs...)
+	if len(errs) > 0 {
+		return errors.New(strings.Join(errs, "; "))
+	}
+	return nil
 }
 
 // add parses Rego. What is not version 1 of the language but is version 0, in

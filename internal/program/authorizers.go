@@ -90,7 +90,28 @@ func newAuthorizers(o authorizerOptions) *authorizers {
 	}
 	o.Store.OnPublish(func(config.Changes) { a.follow() })
 	a.follow()
+	a.settle()
 	return a
+}
+
+// settleTime is how long policies that are large may take to be read before we go
+// on without them: 10 s.
+const settleTime = 10 * time.Second
+
+// settle waits until the policies that there are in the beginning have been read:
+// who asks earlier would wait, and for so long as an answer may take.
+func (a *authorizers) settle() {
+	late := time.After(settleTime)
+	for _, x := range *a.current.Load() {
+		if x.opa == nil {
+			continue
+		}
+		select {
+		case <-x.opa.Read():
+		case <-late:
+			return
+		}
+	}
 }
 
 // client returns who is asked for a provider, or nil if there is no such
