@@ -19,7 +19,10 @@ const sampleEvery = 10 * time.Millisecond
 
 // recordVerdict notes what the policies say.
 func recordVerdict(d *telemetry.Decision, v *authz.Verdict) {
-	d.Rule, d.Policy = v.ID(), v.Name()
+	d.Rule, d.Policy = "", ""
+	if v.Policy != nil {
+		d.Rule, d.Policy = v.ID(), v.Name()
+	}
 	if v.DryRun != (authz.DryRun{}) {
 		d.DryDeny, d.DryAllow = rehearsal(&v.DryRun.Deny), rehearsal(&v.DryRun.Allow)
 	}
