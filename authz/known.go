@@ -155,6 +155,14 @@ func (j *Judge) Names(missing uint64) (out []string) {
 	return out
 }
 
+// Rules returns how many rules there are to be looked at.
+func (j *Judge) Rules() int {
+	if j.set == nil {
+		return 0
+	}
+	return len(j.set.entries)
+}
+
 // Asks returns which attributes the verdict on a request, or on a connection that
 // is not HTTP, may depend on, and which header fields.
 func (j *Judge) Asks(http bool) (Lack, []string) {

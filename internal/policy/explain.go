@@ -96,10 +96,14 @@ func (m *Mesh) Explain(ctx context.Context, r Request, now time.Time) (*Report, 
 		return nil, err
 	}
 	j := &journey{Mesh: m, ctx: ctx, r: &r, d: d, peer: id, source: r.SourceIP, now: now}
-	if !r.SourceIP.IsValid() && !id.IsZero() {
-		var pod string
-		if j.source, pod = m.addressOf(id); pod != "" {
-			d.assume("the client's address is %s, that of pod %s", j.source, pod)
+	if w := m.podOf(id); w != nil {
+		name := w.Namespace + "/" + w.Name
+		if !r.SourceIP.IsValid() {
+			j.source = w.Addresses[0]
+			d.assume("the client's address is %s, that of pod %s", j.source, name)
+		}
+		if w.Tunnel != mesh.HBONE && !w.NativeTunnel {
+			d.assume("pod %s is in the mesh, although nothing says so: as it is, it is in plaintext", name)
 		}
 	}
 	return j.report()

@@ -63,18 +63,19 @@ func New(o Options, m *Manifests) *Mesh {
 	for i, o := range objects {
 		changes[i] = manifest.Change{Key: o.Key, Object: o}
 	}
-	x.updates = x.index(changes)
+	where := x.o.RootNamespace // MeshConfig is there, whatever it says
+	x.updates = x.index(where, changes)
 	if said := x.said(); x.o.TrustDomain == "" && said.TrustDomain != "" || x.o.RootNamespace == "" && said.RootNamespace != "" {
 		x.o.TrustDomain, x.o.RootNamespace = cmp.Or(x.o.TrustDomain, said.TrustDomain), cmp.Or(x.o.RootNamespace, said.RootNamespace)
-		x.updates = x.index(changes)
+		x.updates = x.index(cmp.Or(where, "istio-system"), changes)
 	}
 	return x
 }
 
 // index joins the objects. A pod is in the mesh by its label, for nobody has
 // redirected it.
-func (m *Mesh) index(changes []manifest.Change) []config.Update {
-	return manifest.NewIndex(manifest.Options{TrustDomain: m.o.TrustDomain, RootNamespace: m.o.RootNamespace,
+func (m *Mesh) index(meshNamespace string, changes []manifest.Change) []config.Update {
+	return manifest.NewIndex(manifest.Options{TrustDomain: m.o.TrustDomain, RootNamespace: m.o.RootNamespace, MeshNamespace: meshNamespace,
 		ClusterDomain: m.o.ClusterDomain, ByLabel: true}).Apply(changes...)
 }
 

@@ -399,9 +399,67 @@ func FuzzReplay(f *testing.F) {
 	})
 }
 
+// What is remembered of a line is what is judged of it.
+func TestReplayRemembersRightly(t *testing.T) {
+	var rules []string
+	for i := range 3 * fewRules {
+		rules = append(rules, fmt.Sprintf(`{from: [{source: {serviceAccounts: [sa-%d], ipBlocks: [10.0.0.%d]}}], to: [{operation: {methods: [M%d], paths: ["/p%d*"], hosts: [h%d]}}], when: [{key: "request.headers[:path]", values: ["*%d"]}]}`, i%3, i%3, i%2, i%4, i%2, i%5))
+	}
+	few := func(name string, r []string) string {
+		return allow(name, "Service", "cart", "rules: ["+strings.Join(r, ", ")+"]")
+	}
+	many := New(Options{}, manifests(few("p", rules)).With(shop(t)))
+	var parts []*Mesh // the same, a few at a time
+	for i := 0; i < len(rules); i += fewRules {
+		parts = append(parts, New(Options{}, manifests(few("p", rules[i:i+fewRules])).With(shop(t))))
+	}
+	var lines []string
+	rnd := rand.New(rand.NewPCG(5, 6))
+	for range 400 {
+		without := []string{}
+		if rnd.IntN(6) == 0 {
+			without = append(without, "source_principal")
+		}
+		if rnd.IntN(6) == 0 {
+			without = append(without, "authority")
+		}
+		lines = append(lines, logged(map[string]any{"method": fmt.Sprintf("M%d", rnd.IntN(2)), "path": fmt.Sprintf("/p%d?%d", rnd.IntN(4), rnd.IntN(5)), "authority": fmt.Sprintf("h%d", rnd.IntN(2)),
+			"source_principal": fmt.Sprintf("spiffe://cluster.local/ns/shop/sa/sa-%d", rnd.IntN(3)), "downstream_remote_address": fmt.Sprintf("10.0.0.%d:1", rnd.IntN(3))}, without...))
+	}
+	all := replay(t, ReplayOptions{New: many, Workers: 1}, strings.Join(lines, ""))
+	var allowed, unknown int64
+	for _, line := range lines {
+		best := authz.Denied
+		for _, m := range parts {
+			switch out := replay(t, ReplayOptions{New: m, Workers: 1}, line); {
+			case out.SameAllowed == 1:
+				best = authz.Allowed
+			case out.Undetermined == 1 && best == authz.Denied:
+				best = authz.Unknown
+			}
+		}
+		allowed, unknown = allowed+int64(flag(best == authz.Allowed)), unknown+int64(flag(best == authz.Unknown))
+	}
+	if all.SameAllowed != allowed || all.Undetermined != unknown || allowed == 0 || unknown == 0 || all.NowDenied == 0 {
+		t.Errorf("got %+v, want %d allowed and %d undetermined", all, allowed, unknown)
+	}
+}
+
 // BenchmarkReplay measures a log like that of the example, held against its
 // candidate, from memory.
 func BenchmarkReplay(b *testing.B) {
+	b.Run("example", func(b *testing.B) { benchmarkReplay(b, load(b, examples, examples+"/candidate")) })
+	b.Run("1000rules", func(b *testing.B) {
+		var text strings.Builder
+		for i := range 100 {
+			rule := fmt.Sprintf(`{from: [{source: {serviceAccounts: [sa-%d]}}], to: [{operation: {methods: [GET], paths: ["/cart/%d*"]}}], when: [{key: "request.headers[x]", values: [v]}]}`, i, i)
+			text.WriteString(allow(fmt.Sprintf("p%d", i), "Service", "cart", "rules: ["+strings.Repeat(rule+", ", 9)+rule+"]"))
+		}
+		benchmarkReplay(b, New(Options{}, manifests(text.String()).With(shop(b))))
+	})
+}
+
+func benchmarkReplay(b *testing.B, m *Mesh) {
 	text, err := os.ReadFile(examples + "/test/access.log")
 	if err != nil {
 		b.Fatal(err)
@@ -412,7 +470,6 @@ func BenchmarkReplay(b *testing.B) {
 	for ; n < 100_000; n++ {
 		log.Write(lines[n%(len(lines)-2)])
 	}
-	m := load(b, examples, examples+"/candidate")
 	b.SetBytes(int64(log.Len()))
 	b.ReportAllocs()
 	for b.Loop() {

@@ -22,6 +22,7 @@ type replayer struct {
 	head  l7.Request
 	in    authz.Input
 	known authz.Known
+	key   []byte // that its judgement is remembered by
 }
 
 func newReplayer(c *comparison) *replayer {

@@ -74,14 +74,17 @@ func (m *Mesh) client(from string) (identity.ID, error) {
 	return identity.Parse("spiffe://" + m.trustDomain() + "/ns/" + k.Namespace + "/sa/" + k.Name)
 }
 
-// addressOf returns an address of a client: that of its first pod.
-func (m *Mesh) addressOf(id identity.ID) (a netip.Addr, pod string) {
+// podOf returns the first pod that runs as a client, or nil.
+func (m *Mesh) podOf(id identity.ID) (first *mesh.Workload) {
+	if id.IsZero() {
+		return nil
+	}
 	for w := range m.view(node).Workloads() {
-		if w.Identity() == id && len(w.Addresses) > 0 && (pod == "" || w.Namespace+"/"+w.Name < pod) {
-			a, pod = w.Addresses[0], w.Namespace+"/"+w.Name
+		if w.Identity() == id && len(w.Addresses) > 0 && (first == nil || w.UID < first.UID) {
+			first = w
 		}
 	}
-	return a, pod
+	return first
 }
 
 // head returns the head of the request, with its path normalised; or with an

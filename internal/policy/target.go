@@ -101,6 +101,8 @@ type side struct {
 	tokens  *jwt.Set
 	issuers []string            // of tokens; nil: any
 	names   map[uint64][]string // of judge: what a Judgement is missing
+
+	remembered map[string]authz.Judgement // see judged
 }
 
 // maxTargets is how many a replayer remembers.

@@ -1,6 +1,9 @@
 package policy
 
 import (
+	"encoding/binary"
+	"net/netip"
+
 	"github.com/waystone-mesh/waystone/authz"
 )
 
@@ -38,7 +41,7 @@ func (r *replayer) side(t *target, s *side, before *decision, sure bool) decisio
 	if r.sameCustom && before.result == authz.Allowed && r.o.Base != nil {
 		k.Answered = saidYes
 	}
-	j := s.judge.Judge(&r.in, &k)
+	j := r.judged(s, &k)
 	out := decision{result: j.Result}
 	switch {
 	case j.Policy != nil:
@@ -57,6 +60,79 @@ func (r *replayer) side(t *target, s *side, before *decision, sure bool) decisio
 		out.lacks = names
 	}
 	return out
+}
+
+const (
+	// fewRules are judged as fast as they are looked up.
+	fewRules = 8
+
+	// maxRemembered is how many judgements of a target are remembered.
+	maxRemembered = 1 << 14
+)
+
+// judged returns the judgement on the line at hand. Where there are many rules, of
+// which each has to be looked at if not all is known, it is remembered by what
+// they ask for: most requests of a log are like others.
+func (r *replayer) judged(s *side, k *authz.Known) authz.Judgement {
+	if s.judge.Rules() <= fewRules {
+		return s.judge.Judge(&r.in, k)
+	}
+	r.key = r.appendKey(r.key[:0], s, k)
+	j, known := s.remembered[string(r.key)]
+	if !known {
+		if j = s.judge.Judge(&r.in, k); s.remembered == nil || len(s.remembered) >= maxRemembered {
+			s.remembered = map[string]authz.Judgement{}
+		}
+		s.remembered[string(r.key)] = j
+	}
+	return j
+}
+
+// appendKey appends everything that the judgement depends on: that the policies
+// ask for, and how much of it is known.
+func (r *replayer) appendKey(b []byte, s *side, k *authz.Known) []byte {
+	l, in := &r.line, &r.in
+	asked, fields := s.judge.Asks(in.HTTP != nil)
+	text := func(a authz.Attribute, v value) {
+		if asked&authz.Lacking(a) != 0 {
+			b = append(binary.AppendUvarint(b, uint64(len(v.text))), v.text...)
+			b = append(b, flag(v.there)|flag(v.null)<<1)
+		}
+	}
+	b = binary.AppendUvarint(b, uint64(k.Lack))
+	b = append(b, flag(in.HTTP != nil)|flag(k.NoQuery)<<1|flag(k.Answered != nil)<<2)
+	text(authz.Principal, l.sourcePrincipal)
+	text(authz.SourceIP, value{text: address(in.Source)})
+	text(authz.DestIP, l.downstreamLocal)
+	text(authz.DestPort, l.downstreamLocal)
+	text(authz.SNI, l.serverName)
+	text(authz.Host, l.authority)
+	text(authz.Method, l.method)
+	if in.HTTP != nil {
+		text(authz.Path, value{text: in.HTTP.Path})
+	}
+	text(authz.RequestPrincipal, l.requestPrincipal)
+	text(authz.Claim, l.requestPrincipal)
+	if len(fields) > 0 { // :path and :authority may be among them
+		for _, v := range []value{l.userAgent, l.forwardedFor, l.path, l.authority, l.method} {
+			text(authz.Header, v)
+		}
+	}
+	return b
+}
+
+func flag(b bool) byte {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+// address returns the text of an address, without its zone, which matters to
+// nobody.
+func address(a netip.Addr) string {
+	b, _ := a.MarshalBinary() // has no error
+	return string(b)
 }
 
 // saidYes is the answer of whoever was asked about a request that passed.
