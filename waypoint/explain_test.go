@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/url"
 	"strings"
 	"testing"
@@ -11,6 +12,7 @@ import (
 	"github.com/waystone-mesh/waystone/authz"
 	"github.com/waystone-mesh/waystone/internal/decisions"
 	"github.com/waystone-mesh/waystone/internal/extauthz"
+	"github.com/waystone-mesh/waystone/internal/l7"
 	"github.com/waystone-mesh/waystone/telemetry"
 )
 
@@ -146,13 +148,15 @@ func TestAuthorizersAnswersAreExplained(t *testing.T) {
 	r.do(func() { r.dials[0].connected().arrive("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n") })
 	r.do(func() { r.w.options.Authorizer = func(string) *extauthz.Client { return nil } })
 	r.do(ask("0"))
+	r.apply(strings.ReplaceAll(strings.ReplaceAll(rigPolicy, "NAME", "lost"), "[{}]", "[{to: [{operation: {methods: [POST]}}]}]"))
+	r.do(ask("0")) // there is no such provider, so nobody else is asked either
 	var refused []string
 	for _, d := range kept(t, recent) {
 		if !d.Allowed {
 			refused = append(refused, d.Provider)
 		}
 	}
-	if got, want := strings.Join(refused, "; "), "asked: there is no such authorizer; asked: connection refused; asked: denied"; got != want {
+	if got, want := strings.Join(refused, "; "), "; asked: there is no such authorizer; asked: connection refused; asked: denied"; got != want {
 		t.Errorf("kept is %q, want %q", got, want)
 	}
 	const rule = "istio-ext-authz-asked-ns[default]-policy[asked]-rule[0]"
@@ -161,11 +165,47 @@ func TestAuthorizersAnswersAreExplained(t *testing.T) {
 		"denied, for want of an answer by " + rule + ": connection refused",
 		nil,
 		"denied: there is no authorizer asked to ask by " + rule,
+		"denied: there is no provider lost to ask by AuthorizationPolicy default/lost rule 0: to.operation.methods is POST",
 	}
 	for i, line := range logged() {
 		if line["explanation"] != want[i] {
 			t.Errorf("line %d: the explanation is %v, want %v", i, line["explanation"], want[i])
 		}
+	}
+	r.do(func() { w.eof() })
+	r.wantNothingLeft()
+}
+
+// TestTokensAndContentAreExplained looks at what is kept of requests with a token
+// that is not valid, and with more content than an authorizer takes. What the
+// authorizer says cannot be written is left out.
+func TestTokensAndContentAreExplained(t *testing.T) {
+	r, recent, logged := explaining(t)
+	r.apply(fmt.Sprintf(TakesTokens, "jwks: '"+NewIssuer(1).Keys()+"'"))
+	r.consult(shown(10, false))
+	var w *wire
+	r.do(func() {
+		w = r.open()
+		w.arrive("POST /a HTTP/1.1\r\nHost: items\r\nContent-Length: 11\r\n\r\nhello world")
+		w.arrive("GET /b HTTP/1.1\r\nHost: items\r\nAuthorization: Bearer secret\r\n\r\n")
+	})
+	r.do(func() { r.asked[0].say(extauthz.Answer{Allowed: true}) })
+	r.do(func() { w.arrive("HEAD /c HTTP/1.1\r\nHost: items\r\n\r\n") })
+	r.do(func() {
+		r.asked[1].say(extauthz.Answer{Status: 403, Fields: l7.Fields{{Name: "x", Value: "a\x01"}, {Name: "y", Value: "b"}}, Body: []byte("no")})
+	})
+	list := kept(t, recent)
+	if len(list) != 3 || list[2].Provider != "asked: there is more content than it takes" || list[1].Token != "Jwt is not in the form of Header.Payload.Signature with two dots and 3 sections" ||
+		list[0].Provider != "asked: denied" {
+		t.Errorf("kept is %+v", list)
+	}
+	for i, line := range logged() {
+		if why, _ := line["explanation"].(string); !strings.HasPrefix(why, "denied") || strings.Contains(why, "secret") {
+			t.Errorf("line %d: the explanation is %q", i, why)
+		}
+	}
+	if got := string(w.out); !strings.Contains(got, "HTTP/1.1 413 ") || !strings.Contains(got, "HTTP/1.1 401 ") || !strings.Contains(got, "HTTP/1.1 403 ") || strings.Contains(got, "a\x01") {
+		t.Errorf("the client got %q", got)
 	}
 	r.do(func() { w.eof() })
 	r.wantNothingLeft()

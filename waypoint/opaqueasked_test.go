@@ -4,11 +4,16 @@ import (
 	"context"
 	"io"
 	"net"
+	"net/url"
+	"slices"
+	"strings"
 	"testing"
 
 	"github.com/waystone-mesh/waystone/authz"
+	"github.com/waystone-mesh/waystone/internal/decisions"
 	"github.com/waystone-mesh/waystone/internal/extauthz"
 	"github.com/waystone-mesh/waystone/internal/meshtest"
+	"github.com/waystone-mesh/waystone/waypoint"
 )
 
 const (
@@ -84,7 +89,8 @@ func (c *talk) want(ok bool) *talk {
 func TestOpaqueTunnelsAreAsked(t *testing.T) {
 	for _, protocol := range []string{"tcp", ""} {
 		t.Run("port "+protocol, func(t *testing.T) {
-			a, g := withAuthorizers(t, meshtest.Options{}), newGate()
+			recent := decisions.New(100)
+			a, g := withAuthorizers(t, meshtest.Options{Waypoint: func(o *waypoint.Options) { o.Recent = recent }}), newGate()
 			m := a.m
 			dial := talker(t, m, "web", protocol)
 
@@ -137,6 +143,34 @@ func TestOpaqueTunnelsAreAsked(t *testing.T) {
 			a.mu.Unlock()
 			m.WaitMetric(`istio_tcp_connections_closed_total{reporter="waypoint"}`, 5)
 			m.WantLog("connection_termination_details", "rbac_access_denied_matched_policy[istio-ext-authz-gate-ns[default]-policy[gate]-rule[0]-deny-due-to-bad-CUSTOM-action]")
+
+			// Nor is one that is not configured asked, and then nobody is.
+			m.Apply(strings.ReplaceAll(strings.ReplaceAll(closeAll, "DENY", "CUSTOM\n  provider: {name: other}"), "name: none", "name: lost"))
+			dial().want(false)
+			if len(g.asked) > 0 {
+				t.Error("it was asked about a tunnel that is refused whatever it says")
+			}
+			m.WaitMetric(`istio_tcp_connections_closed_total{reporter="waypoint"}`, 6)
+
+			v, err := recent.Query(url.Values{"allowed": {"false"}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			var why []string
+			for _, d := range v.(decisions.Answer).Decisions {
+				if d.Method != "" || d.Source != "spiffe://cluster.local/ns/default/sa/web" || d.Destination != "items.default.svc.cluster.local:80" {
+					t.Errorf("kept is %+v", d)
+				}
+				reason := d.Provider
+				if d.Explanation != nil {
+					reason += string(d.Explanation.Reason)
+				}
+				why = append(why, reason)
+			}
+			slices.Sort(why)
+			if got, want := strings.Join(why, "; "), "denyRule; denyRule; gate: denied; gate: there is no such authorizer; noProvider"; got != want {
+				t.Errorf("kept is %s, want %s", got, want)
+			}
 		})
 	}
 }
