@@ -71,7 +71,7 @@ func (o *Options) target() (target, error) {
 	case u.Scheme != "https" && u.Scheme != "http":
 		return target{}, fmt.Errorf("istiod: address %q: the scheme is neither https nor http", o.Address)
 	case u.Path != "" && u.Path != "/" || u.RawQuery != "" || u.Fragment != "" || u.User != nil:
-		return target{}, fmt.Errorf("istiod: address %q: has more than a host and a port", o.Address)
+		return target{}, fmt.Errorf("istiod: address %q: has more than a host and a port", u.Redacted())
 	}
 	t := target{host: u.Hostname(), plain: u.Scheme == "http"}
 	port := u.Port()

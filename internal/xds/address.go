@@ -234,8 +234,8 @@ func (s *shared) memberships(in map[string]*workloadapi.PortList) (map[mesh.Host
 	if len(in) == 0 {
 		return nil, nil
 	}
-	key := membershipKey(in)
-	if m, ok := s.members[key]; ok {
+	key := s.membershipKey(in)
+	if m, ok := s.members[string(key)]; ok {
 		return m, nil
 	}
 	out := make(map[mesh.Hostname]mesh.Membership, len(in))
@@ -261,7 +261,7 @@ func (s *shared) memberships(in map[string]*workloadapi.PortList) (map[mesh.Host
 		}
 		out[mesh.Hostname{Namespace: s.text(ns), Host: s.text(host)}] = m
 	}
-	s.keepMembers(key, out)
+	s.keepMembers(string(key), out)
 	return out, nil
 }
 

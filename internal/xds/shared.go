@@ -24,6 +24,10 @@ type shared struct {
 	members    map[string]map[mesh.Hostname]mesh.Membership
 	policies   map[string][]mesh.Key
 	identities map[identity.ID]bool // whether it is one
+
+	// Of membershipKey, to be used again.
+	names []string
+	key   []byte
 }
 
 // keep adds to one of the parts.
@@ -71,15 +75,15 @@ func (s *shared) keepPolicies(list string, keys []mesh.Key) { keep(&s.policies, 
 func (s *shared) keepIdentity(id identity.ID, ok bool) { keep(&s.identities, id, ok) }
 
 // membershipKey returns a text that is the same for workloads of the same
-// services that listen at the same ports.
-func membershipKey(in map[string]*workloadapi.PortList) string {
-	names := make([]string, 0, 4)
+// services that listen at the same ports. It is valid until the next call.
+func (s *shared) membershipKey(in map[string]*workloadapi.PortList) []byte {
+	s.names = s.names[:0]
 	for name := range in {
-		names = append(names, name)
+		s.names = append(s.names, name)
 	}
-	slices.Sort(names)
-	key := make([]byte, 0, 128)
-	for _, name := range names {
+	slices.Sort(s.names)
+	key := s.key[:0]
+	for _, name := range s.names {
 		key = binary.BigEndian.AppendUint32(key, uint32(len(name)))
 		key = append(key, name...)
 		key = binary.BigEndian.AppendUint32(key, uint32(len(in[name].GetPorts())))
@@ -88,5 +92,6 @@ func membershipKey(in map[string]*workloadapi.PortList) string {
 			key = binary.BigEndian.AppendUint32(key, p.GetTargetPort())
 		}
 	}
-	return string(key)
+	s.key = key
+	return key
 }
