@@ -221,3 +221,24 @@ func TestAskGoesOnAfterAQuestionOfAnotherSet(t *testing.T) {
 		t.Error("a closed set decides to allow")
 	}
 }
+
+// Where nobody reads server names, a policy that asks for one cannot be kept: it
+// is refused, and closes its target, rather than never deny. What the node tunnel
+// does not look at, it has no need of.
+func TestNoServerNamesMeansNoPolicyAboutThem(t *testing.T) {
+	for _, action := range []authz.Action{authz.Allow, authz.Deny} {
+		p := &authz.Policy{Name: "p", Namespace: "default", Action: action, Rules: []authz.Rule{{When: []authz.Condition{{Key: "connection.sni", NotValues: []string{"db"}}}}}}
+		set, err := authz.Compile(authz.Options{NoServerNames: true}, p)
+		if want := "spec.rules[0].when[0].key: the server name"; !errors.Is(err, authz.ErrUnsupported) || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v: got %v, want …%s…", action, err, want)
+		}
+		if v := set.Check(&authz.Input{}); v.Allowed {
+			t.Errorf("%v: allowed", action)
+		}
+		for _, o := range []authz.Options{{}, {NoServerNames: true, L4: true}} {
+			if _, err := authz.Compile(o, p); err != nil {
+				t.Errorf("%v: by %+v: %v", action, o, err)
+			}
+		}
+	}
+}
