@@ -64,7 +64,11 @@ type Finding struct {
 }
 
 func (f Finding) String() string {
-	return fmt.Sprintf("%s: %s %s: %s: %s; %s [%s]", f.Level, f.Kind, f.Policy, f.Field, f.Reason, f.Mend, f.Check)
+	what := strings.TrimSpace(f.Kind + " " + f.Policy)
+	if f.Field != "" {
+		what += ": " + f.Field
+	}
+	return fmt.Sprintf("%s: %s: %s; %s [%s]", f.Level, what, f.Reason, f.Mend, f.Check)
 }
 
 // Lint returns what it finds in policies, in the order of their names and
@@ -138,6 +142,7 @@ func (l *linter) compile(p *authz.Policy) {
 		o.Providers = map[string]*authz.Provider{p.Provider: {}} // it is not known whether there are any
 	}
 	s := &subject{Policy: p, fields: p.Fields()}
+	o.NoServerNames = o.NoServerNames && s.atWaypoint() // what the node tunnel does not see is for others to find
 	var err error
 	if s.entries, err = authz.Entries(o, p); err == nil {
 		o.L4 = true
@@ -163,11 +168,7 @@ func (l *linter) invalid(p *authz.Policy, err error) {
 		if errors.As(err, &f) {
 			field, reason = f.Field, f.Reason
 		}
-		mend := "correct it: without an earlier version in force, what the policy is attached to refuses everything"
-		if p.Action == authz.Custom && tokenField(field, p) {
-			mend = "leave the token to the provider, or to a policy of another action: CUSTOM is asked before tokens are verified, so that this would never match"
-		}
-		l.found = append(l.found, Finding{Invalid, Error, authz.Kind, p.Namespace + "/" + p.Name, field, reason, mend})
+		l.found = append(l.found, Refused(authz.Kind, p.Namespace+"/"+p.Name, field, reason))
 	}
 }
 
@@ -175,12 +176,17 @@ func (l *linter) add(c Check, level Level, s *subject, field, reason, mend strin
 	l.found = append(l.found, Finding{c, level, authz.Kind, s.name(), field, reason, mend})
 }
 
-// tokenField reports whether a field that is at fault asks for what a JWT says.
-func tokenField(field string, p *authz.Policy) bool {
-	return strings.HasSuffix(field, "equestPrincipals") || slices.ContainsFunc(p.Fields(), func(f authz.Field) bool {
-		when, _, _ := strings.Cut(field, ".key")
-		return f.Token && strings.HasPrefix(f.Path, when+".")
-	})
+// Refused returns the finding that something is not admitted, or cannot be
+// enforced.
+func Refused(kind, name, field, reason string) Finding {
+	f := Finding{Invalid, Error, kind, name, field, reason, "correct it: it is refused as it is"}
+	switch {
+	case kind == authz.Kind && strings.Contains(reason, "with the action CUSTOM"):
+		f.Mend = "leave the token to the provider, or to a policy of another action: CUSTOM is asked before tokens are verified, so that this would never match"
+	case kind == authz.Kind || kind == "RequestAuthentication":
+		f.Mend = "correct it: without an earlier version in force, what the policy is attached to refuses everything"
+	}
+	return f
 }
 
 // custom looks at whom a CUSTOM policy has asked.

@@ -36,22 +36,20 @@ func (m *Mesh) Lint() []Finding {
 	}
 	for _, u := range m.updates {
 		p, ok := u.Value.(*authz.Policy)
-		if ok && !generated(p) {
+		if ok && u.Err == nil && !generated(p) {
 			policies = append(policies, p)
 		}
 	}
 	said := m.said()
-	o := authz.Options{TrustDomain: m.o.TrustDomain, Aliases: said.Aliases, RootNamespace: m.o.RootNamespace, Providers: said.Providers}
+	o := authz.Options{TrustDomain: m.o.TrustDomain, Aliases: said.Aliases, RootNamespace: m.o.RootNamespace, Providers: said.Providers, NoServerNames: true}
 	var out []Finding
-	told := map[mesh.Key]bool{}
 	for _, f := range lint.Lint(o, policies, w) {
 		key := mesh.Key{Kind: f.Kind}
 		key.Namespace, key.Name, _ = strings.Cut(f.Policy, "/")
 		file, line := m.place(key, f.Field)
-		told[key] = told[key] || f.Check == lint.Invalid
 		out = append(out, Finding{f, file, line})
 	}
-	out = append(out, m.refused(told)...)
+	out = append(out, m.refused()...)
 	slices.SortStableFunc(out, func(a, b Finding) int { return cmp.Or(cmp.Compare(a.File, b.File), cmp.Compare(a.Line, b.Line)) })
 	return out
 }
@@ -62,16 +60,12 @@ func generated(p *authz.Policy) bool {
 	return strings.HasPrefix(p.Name, "converted_") || p.Name == "istio_converted_static_strict"
 }
 
-// refused returns the problems as findings, but for those of told.
-func (m *Mesh) refused(told map[mesh.Key]bool) (out []Finding) {
+// refused returns the problems as findings.
+func (m *Mesh) refused() (out []Finding) {
 	for _, e := range m.errs {
-		if told[e.Object] {
-			continue
-		}
-		f := Finding{lint.Finding{Check: lint.Invalid, Level: lint.Error, Kind: e.Object.Kind, Policy: strings.TrimPrefix(e.Object.Namespace+"/"+e.Object.Name, "/"),
-			Field: e.Field, Reason: e.Reason, Mend: "correct it: the proxies refuse it as it is"}, e.File, e.Line}
+		f := Finding{lint.Refused(e.Object.Kind, strings.TrimPrefix(e.Object.Namespace+"/"+e.Object.Name, "/"), e.Field, e.Reason), e.File, e.Line}
 		if f.Kind == "" {
-			f.Kind, f.Policy = "document", "?"
+			f.Kind, f.Policy = "document", ""
 		}
 		out = append(out, f)
 	}
@@ -110,7 +104,7 @@ func (m *Mesh) world() *lint.World {
 			Labels: m.labels[mesh.Key{Kind: "Pod", Namespace: k.Namespace, Name: k.Name}]})
 	}
 	for _, u := range m.updates {
-		if a, ok := u.Value.(*jwt.RequestAuthentication); ok {
+		if a, ok := u.Value.(*jwt.RequestAuthentication); ok && u.Err == nil {
 			w.Authentications = append(w.Authentications, lint.Authentication{Namespace: a.Namespace, Name: a.Name, Selector: a.Selector, TargetRefs: a.TargetRefs})
 		}
 	}

@@ -104,6 +104,14 @@ spec:
   targetRefs: [{kind: Service, group: "", name: cart}]
   jwtRules: [{issuer: https://i/x, jwksUri: https://i/x/keys}]
 `).With(shop(t)))
+	closed := New(Options{}, manifests(`
+apiVersion: security.istio.io/v1
+kind: RequestAuthentication
+metadata: {name: t, namespace: shop}
+spec:
+  targetRefs: [{kind: Service, group: "", name: cart}]
+  jwtRules: [{jwksUri: "no URL"}]
+`).With(shop(t)))
 	asks := New(Options{}, manifests(allow("p", "Service", "cart", "action: CUSTOM\nprovider: {name: ext}\nrules: [{to: [{operation: {paths: ['/cart/*']}}]}]")+`
 ---
 apiVersion: v1
@@ -147,6 +155,7 @@ data: {mesh: "extensionProviders: [{name: ext, envoyExtAuthzGrpc: {service: ext.
 		{"a token that was refused", ReplayOptions{New: tokened}, logged(map[string]any{"response_code": 401, "response_code_details": "jwt_authn_access_denied{Jwt_is_expired}", "upstream_host": nil}), "same: denied"},
 		{"and is not looked at any more", ReplayOptions{New: storefront}, logged(map[string]any{"response_code": 401, "response_code_details": "jwt_authn_access_denied{Jwt_is_expired}", "upstream_host": nil}), "now allowed: (the JWT)"},
 		{"tokens that are verified otherwise", ReplayOptions{New: tokened, Base: storefront}, logged(map[string]any{"request_principal": "https://i/x/bob"}), "undetermined: : the JWT: it may be refused"},
+		{"a RequestAuthentication that cannot be enforced", ReplayOptions{New: closed}, logged(nil), "now denied: " + closedPolicy},
 		{"an authorizer", ReplayOptions{New: asks}, logged(nil), "undetermined: shop/p: the answer of ext"},
 		{"that is not asked", ReplayOptions{New: asks}, logged(map[string]any{"path": "/other"}), "same: allowed"},
 		{"that was asked then", ReplayOptions{New: asks, Base: asks}, logged(nil), "same: allowed"},
@@ -314,6 +323,9 @@ func TestReplayIsCheck(t *testing.T) {
 				continue
 			}
 			p.Name, p.Namespace, p.TargetRefs = fmt.Sprintf("p%d", i), "shop", []authz.TargetRef{{Kind: "Service", Name: "cart"}}
+			if _, err := authz.Compile(authz.Options{NoServerNames: true}, p); err != nil {
+				continue
+			}
 			policies = append(policies, p)
 			m.updates = append(m.updates, config.Update{Value: p})
 		}
@@ -342,7 +354,7 @@ func TestReplayIsCheck(t *testing.T) {
 					t.Fatalf("got %q of %s", got, logged(fields))
 				}
 			case (got == "same: allowed") != want:
-				t.Fatalf("got %q, allowed %t: %s", got, want, logged(fields))
+				t.Fatalf("got %q, allowed %t: %s\nrefused: %v", got, want, logged(fields), m.Problems())
 			default:
 				determined++
 			}

@@ -7,10 +7,12 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/waystone-mesh/waystone/authz"
 	"github.com/waystone-mesh/waystone/authz/jwt"
 	"github.com/waystone-mesh/waystone/internal/config"
+	"github.com/waystone-mesh/waystone/internal/l7"
 	"github.com/waystone-mesh/waystone/internal/mesh"
 	"github.com/waystone-mesh/waystone/routing"
 )
@@ -44,7 +46,7 @@ func newComparison(o *ReplayOptions) *comparison {
 // custom returns the policies that have others asked.
 func (m *Mesh) custom() (out []*authz.Policy) {
 	for _, u := range m.updates {
-		if p, ok := u.Value.(*authz.Policy); ok && p.Action == authz.Custom {
+		if p, ok := u.Value.(*authz.Policy); ok && u.Err == nil && p.Action == authz.Custom {
 			out = append(out, p)
 		}
 	}
@@ -54,7 +56,7 @@ func (m *Mesh) custom() (out []*authz.Policy) {
 // authentications returns what says which tokens are valid.
 func (m *Mesh) authentications() (out []*jwt.RequestAuthentication) {
 	for _, u := range m.updates {
-		if p, ok := u.Value.(*jwt.RequestAuthentication); ok {
+		if p, ok := u.Value.(*jwt.RequestAuthentication); ok && u.Err == nil {
 			out = append(out, p)
 		}
 	}
@@ -99,6 +101,7 @@ type side struct {
 	there   bool // the waypoint serves it
 	judge   *authz.Judge
 	tokens  *jwt.Set
+	closed  bool                // tokens refuse everything: a RequestAuthentication cannot be enforced
 	issuers []string            // of tokens; nil: any
 	names   map[uint64][]string // of judge: what a Judgement is missing
 
@@ -251,5 +254,9 @@ func (c *comparison) sideOf(m *Mesh, a mesh.Authority) side {
 	if found == nil || !found.Attached {
 		return side{}
 	}
-	return side{there: true, judge: c.judge(found.Policies), tokens: found.Tokens, issuers: m.issuers(), names: map[uint64][]string{}}
+	s := side{there: true, judge: c.judge(found.Policies), tokens: found.Tokens, issuers: m.issuers(), names: map[uint64][]string{}}
+	if res := s.tokens.Check(time.Time{}, &l7.Request{Method: "GET"}, nil, nil); !res.Allowed {
+		s.closed = true // for one without a token passes otherwise
+	}
+	return s
 }

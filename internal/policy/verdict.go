@@ -18,7 +18,7 @@ func (r *replayer) after(t *target, before *decision) decision {
 	if r.sameCustom && before.by == byProvider {
 		return *before // whom it asks, and about what, is as it was
 	}
-	if before.by == byToken && t.new.tokens != nil {
+	if before.by == byToken && t.new.tokens != nil && !t.new.closed {
 		if r.sameTokens {
 			return *before
 		}
@@ -32,6 +32,9 @@ func (r *replayer) after(t *target, before *decision) decision {
 func (r *replayer) side(t *target, s *side, before *decision, sure bool) decision {
 	if !s.there {
 		return decision{lacks: wantWaypoint}
+	}
+	if s.closed && r.in.HTTP != nil {
+		return decision{result: authz.Denied, by: byToken, policy: closedPolicy}
 	}
 	if s.tokens != nil && !sure && r.in.HTTP != nil {
 		return decision{lacks: wantToken}
