@@ -17,7 +17,7 @@ import "embed"
 
 // Manifests are the files of this directory.
 //
-//go:embed *.yaml
+//go:embed *.yaml *.jwt
 var Manifests embed.FS
 
 // Port is where every service listens.

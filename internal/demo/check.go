@@ -21,6 +21,17 @@ const settling = 3 * time.Second
 // page is what the walk-through asks for.
 const page = "http://productpage:9080/productpage"
 
+// A request is what somebody asks for.
+type request struct {
+	method, url string
+	token       string // the file of a token to bring, in examples/bookinfo; "": none
+}
+
+var (
+	getPage    = request{method: http.MethodGet, url: page}
+	deletePage = request{method: http.MethodDelete, url: page}
+)
+
 // An expectation is what an answer should be.
 type expectation struct {
 	status int    // 0: no answer at all
@@ -66,15 +77,27 @@ type client struct {
 	pod     string
 }
 
-func (c client) command(method, url string) string {
-	if method == http.MethodGet {
-		return "waystone bookinfo " + c.pod + " " + url
+func (c client) command(r request) string {
+	text := "waystone bookinfo " + c.pod
+	if r.method != http.MethodGet {
+		text += " -X " + r.method
 	}
-	return "waystone bookinfo " + c.pod + " -X " + method + " " + url
+	if r.token != "" {
+		text += ` -H "authorization: Bearer $(cat examples/bookinfo/` + r.token + `)"`
+	}
+	return text + " " + r.url
 }
 
-func (c client) ask(ctx context.Context, method, url string) bookinfo.Answer {
-	cmd := exec.CommandContext(ctx, c.program, "bookinfo", c.pod, "-i", "-X", method, url)
+func (c client) ask(ctx context.Context, r request) bookinfo.Answer {
+	args := []string{"bookinfo", c.pod, "-i", "-X", r.method}
+	if r.token != "" {
+		text, err := bookinfo.Manifests.ReadFile(r.token)
+		if err != nil {
+			return bookinfo.Answer{Err: err}
+		}
+		args = append(args, "-H", "authorization: Bearer "+strings.TrimSpace(string(text)))
+	}
+	cmd := exec.CommandContext(ctx, c.program, append(args, r.url)...)
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	if err := cmd.Run(); err != nil {
@@ -112,15 +135,15 @@ type outside struct{ address string }
 
 func (o outside) url() string { return "http://" + o.address + "/productpage" }
 
-func (o outside) command(string, string) string { return "curl " + o.url() }
+func (o outside) command(request) string { return "curl " + o.url() }
 
-func (o outside) ask(ctx context.Context, method, _ string) bookinfo.Answer {
+func (o outside) ask(ctx context.Context, r request) bookinfo.Answer {
 	t := &http.Transport{DisableKeepAlives: true}
-	return bookinfo.AskOver(ctx, t, method, o.url())
+	return bookinfo.AskOver(ctx, t, r.method, o.url())
 }
 
 // An asker makes requests.
 type asker interface {
-	command(method, url string) string
-	ask(ctx context.Context, method, url string) bookinfo.Answer
+	command(r request) string
+	ask(ctx context.Context, r request) bookinfo.Answer
 }

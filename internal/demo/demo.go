@@ -243,7 +243,7 @@ func (d *demo) start(ctx context.Context) error {
 func (d *demo) awaitIngress(ctx context.Context) error {
 	why := "nothing was asked"
 	err := eventually(ctx, startup, func() bool {
-		why = lost(d.ingress.ask(ctx, "GET", ""))
+		why = lost(d.ingress.ask(ctx, getPage))
 		return why == ""
 	})
 	if err != nil {

@@ -8,6 +8,7 @@
 //
 //	demo.go       the walk-through, and what stands around it
 //	steps.go      the steps: what is done, what is expected
+//	tokens.go     the steps about tokens and Rego, and the reasons of refusals
 //	check.go      one command, what was expected of it and what was seen
 //	load.go       traffic in the background, of which no request may be lost
 //	processes.go  children, their readiness and their end

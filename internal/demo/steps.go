@@ -45,6 +45,8 @@ func (d *demo) walk(ctx context.Context) error {
 		{"A policy for connections (L4), which the node tunnel enforces", d.l4},
 		{"A Gateway: productpage gets a waypoint", d.gateway},
 		{"A policy for requests (L7), which the waypoint enforces", d.l7},
+		{"The API is for those who have a token", d.token},
+		{"And for whom a policy in Rego lets in, which the waypoint evaluates itself", d.opa},
 		{"Reviews: nine requests of ten to v1, one to v2", d.split},
 		{"The policy is edited while requests come", d.edit},
 		{"And out again: policy, waypoints and label are removed", d.out},
@@ -71,13 +73,13 @@ func (d *demo) walk(ctx context.Context) error {
 // sends a hundred requests or more.
 const stepLasts = time.Second
 
-// check has somebody ask for the page, until the answer is as expected or that
+// check has somebody make a request, until the answer is as expected or that
 // takes too long, and prints both.
-func (d *demo) check(ctx context.Context, a asker, method string, want expectation) {
-	d.command(a.command(method, page))
+func (d *demo) check(ctx context.Context, a asker, r request, want expectation) {
+	d.command(a.command(r))
 	var got bookinfo.Answer
 	err := eventually(ctx, settling, func() bool {
-		got = a.ask(ctx, method, page)
+		got = a.ask(ctx, r)
 		return want.met(got)
 	})
 	d.judge(err == nil, want.String(), want.describe(got))
@@ -117,7 +119,7 @@ func (d *demo) goes(ctx context.Context, how pattern) {
 			return false
 		}
 		after = node.end()
-		d.sleep.ask(ctx, http.MethodGet, page)
+		d.sleep.ask(ctx, getPage)
 		_, err := node.await(ctx, after, pattern{"proxy to"})
 		for _, line := range node.lines(after) {
 			if err == nil && how.matches(line) {
@@ -132,9 +134,9 @@ func (d *demo) goes(ctx context.Context, how pattern) {
 }
 
 func (d *demo) plaintext(ctx context.Context) error {
-	d.check(ctx, d.sleep, http.MethodGet, allowed)
-	d.check(ctx, d.notsleep, http.MethodGet, allowed)
-	d.check(ctx, d.ingress, http.MethodGet, allowed)
+	d.check(ctx, d.sleep, getPage, allowed)
+	d.check(ctx, d.notsleep, getPage, allowed)
+	d.check(ctx, d.ingress, getPage, allowed)
 	d.goes(ctx, pattern{"proxy to " + vip, "using TCP via " + pod, "type Direct"})
 	return nil
 }
@@ -145,11 +147,11 @@ func (d *demo) ambient(ctx context.Context) error {
 	}
 	to := d.nodes["node-1"]
 	after := to.end()
-	d.check(ctx, d.sleep, http.MethodGet, allowed)
+	d.check(ctx, d.sleep, getPage, allowed)
 	d.goes(ctx, pattern{"proxy to " + pod, "using HBONE via 127.244.1.24:15008", "type Direct"})
 	d.told(ctx, to, after, pattern{"inbound{id=", "peer_ip=127.244.2.9 peer_id=spiffe://cluster.local/ns/default/sa/sleep", "got CONNECT request to " + pod})
-	d.check(ctx, d.notsleep, http.MethodGet, allowed)
-	d.check(ctx, d.ingress, http.MethodGet, allowed)
+	d.check(ctx, d.notsleep, getPage, allowed)
+	d.check(ctx, d.ingress, getPage, allowed)
 	return nil
 }
 
@@ -165,10 +167,10 @@ func (d *demo) l4(ctx context.Context) error {
 	}
 	to := d.nodes["node-1"]
 	after := to.end()
-	d.check(ctx, d.notsleep, http.MethodGet, refused)
+	d.check(ctx, d.notsleep, getPage, refused)
 	d.told(ctx, to, after, pattern{"connection complete", "sa/notsleep", `direction="inbound"`, "policy rejection"})
-	d.check(ctx, d.sleep, http.MethodGet, allowed)
-	d.check(ctx, d.ingress, http.MethodGet, allowed)
+	d.check(ctx, d.sleep, getPage, allowed)
+	d.check(ctx, d.ingress, getPage, allowed)
 	return nil
 }
 
@@ -182,11 +184,11 @@ func (d *demo) gateway(ctx context.Context) (err error) {
 	log := d.waypoint.log
 	d.goes(ctx, pattern{"proxy to " + vip, "using HBONE via 127.244.1.50:15008", "type ToServerWaypoint"})
 	after := log.end()
-	d.check(ctx, d.sleep, http.MethodGet, allowed)
+	d.check(ctx, d.sleep, getPage, allowed)
 	d.told(ctx, log, after, pattern{`"response_code":200`, `"path":"/productpage"`, "127.244.2.9:"})
-	d.check(ctx, d.ingress, http.MethodGet, allowed)
+	d.check(ctx, d.ingress, getPage, allowed)
 	d.note("To productpage's node it is the waypoint that connects: nobody is told apart by L4 any more.")
-	d.check(ctx, d.notsleep, http.MethodGet, allowed)
+	d.check(ctx, d.notsleep, getPage, allowed)
 	return nil
 }
 
@@ -195,14 +197,16 @@ func (d *demo) l7(ctx context.Context) error {
 		return err
 	}
 	log := d.waypoint.log
-	d.check(ctx, d.sleep, http.MethodGet, allowed)
+	d.check(ctx, d.sleep, getPage, allowed)
 	after := log.end()
-	d.check(ctx, d.sleep, http.MethodDelete, denied)
+	d.check(ctx, d.sleep, deletePage, denied)
 	d.told(ctx, log, after, pattern{`"method":"DELETE"`, `"response_code":403`, "rbac_access_denied_matched_policy[none]"})
+	d.why(ctx, "operation.methods wanted GET, saw DELETE")
 	after = log.end()
-	d.check(ctx, d.notsleep, http.MethodGet, denied)
+	d.check(ctx, d.notsleep, getPage, denied)
 	d.told(ctx, log, after, pattern{`"method":"GET"`, `"response_code":403`, "127.244.1.12:"})
-	d.check(ctx, d.ingress, http.MethodGet, allowed)
+	d.why(ctx, "saw cluster.local/ns/default/sa/notsleep")
+	d.check(ctx, d.ingress, getPage, allowed)
 	return nil
 }
 
@@ -226,7 +230,7 @@ func (d *demo) split(ctx context.Context) (err error) {
 		d.judge(false, "the waypoint serves the route", err.Error())
 		return nil
 	}
-	d.command(fmt.Sprintf("for i in $(seq %d); do %s; done", splitRequests, d.sleep.command(http.MethodGet, reviewsURL)))
+	d.command(fmt.Sprintf("for i in $(seq %d); do %s; done", splitRequests, d.sleep.command(getReviews)))
 	begun := time.Now()
 	count, failed := d.tally(ctx, bookinfo.IPs["sleep"], reviewsURL)
 	share := 100 * float64(count["reviews-v1"]) / splitRequests
@@ -240,12 +244,14 @@ func (d *demo) split(ctx context.Context) (err error) {
 // reviewsURL is what the split is about.
 const reviewsURL = "http://reviews:9080/reviews/0"
 
+var getReviews = request{method: http.MethodGet, url: reviewsURL}
+
 // routed waits until the waypoint of reviews takes requests by a route.
 func (d *demo) routed(ctx context.Context, route string) error {
 	log := d.reviews.log
 	return eventually(ctx, settling, func() bool {
 		after := log.end()
-		d.sleep.ask(ctx, http.MethodGet, reviewsURL)
+		d.sleep.ask(ctx, getReviews)
 		line, err := log.await(ctx, after, pattern{"127.244.2.9:", `"response_code":200`})
 		return err == nil && routeName(line) == route
 	})
@@ -329,11 +335,13 @@ func (d *demo) edit(ctx context.Context) error {
 }
 
 func (d *demo) out(ctx context.Context) error {
-	if err := d.rm(viewer); err != nil {
-		return err
+	for _, name := range []string{opaPolicy, jwtPolicy, viewer} {
+		if err := d.rm(name); err != nil {
+			return err
+		}
 	}
-	d.check(ctx, d.sleep, http.MethodDelete, allowed)
-	d.check(ctx, d.notsleep, http.MethodGet, allowed)
+	d.check(ctx, d.sleep, deletePage, allowed)
+	d.check(ctx, d.notsleep, getPage, allowed)
 	if err := d.rm("reviews-split.yaml"); err != nil {
 		return err
 	}
@@ -363,7 +371,7 @@ func (d *demo) out(ctx context.Context) error {
 		return err
 	}
 	d.goes(ctx, pattern{"proxy to " + vip, "using TCP via " + pod, "type Direct"})
-	d.check(ctx, d.sleep, http.MethodGet, allowed)
+	d.check(ctx, d.sleep, getPage, allowed)
 	return nil
 }
 
