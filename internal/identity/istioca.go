@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"sync"
 	"sync/atomic"
@@ -21,8 +22,10 @@ import (
 // Prefetch, then renewals. A key is made for each certificate, and never leaves
 // memory.
 //
-// The roots are those that came with the certificates: all of them, so that while
-// the CA changes its own, the peers of either are taken.
+// Of which trust domain an identity is, the control plane says, and not
+// Options.TrustDomain. The roots of a trust domain are those that came with the
+// certificates of it: all of them, so that while the CA changes its own, the peers
+// of either are taken.
 type Istio struct {
 	// Immutable.
 	name  string // as errors say it
@@ -113,7 +116,7 @@ func (s *Istio) Roots() *x509bundle.Set { return s.roots.Load() }
 // CA's answer. When the CA has refused or was not there, it returns the reason at
 // once until it is time to ask again.
 func (s *Istio) Certificate(ctx context.Context, id ID) (*tls.Certificate, error) {
-	if err := s.issuable(id); err != nil {
+	if err := issuable(id); err != nil {
 		return nil, fmt.Errorf("%s: %q: %w", s.name, id, err)
 	}
 	for {
@@ -135,12 +138,9 @@ func (s *Istio) Certificate(ctx context.Context, id ID) (*tls.Certificate, error
 }
 
 // issuable reports whether there is any point in asking for id.
-func (s *Istio) issuable(id ID) error {
-	if !s.o.vouches(id.TrustDomain) {
-		return fmt.Errorf("trust domain %q is not %q", id.TrustDomain, s.o.TrustDomain)
-	}
+func issuable(id ID) error {
 	if got, err := Parse(id.String()); err != nil || got != id {
-		return fmt.Errorf("not a SPIFFE ID of a service account")
+		return errors.New("not a SPIFFE ID of a service account")
 	}
 	return nil
 }
@@ -176,7 +176,7 @@ func (k *kept) valid(now time.Time) bool { return k.now != nil && now.Before(k.n
 // Prefetch asks for the certificate of an identity that will be wanted, and keeps
 // it fresh until Forget.
 func (s *Istio) Prefetch(id ID) {
-	if err := s.issuable(id); err != nil {
+	if err := issuable(id); err != nil {
 		s.o.Log.Error("identity: not asked for", "source", s.name, "id", id.String(), "err", err)
 		return
 	}

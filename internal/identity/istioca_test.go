@@ -120,8 +120,11 @@ func TestIstioFirstHandshakeWaitsForRoots(t *testing.T) {
 		if _, cerr, serr := shake(ClientConfig(s, web, items), server); cerr != nil || serr != nil {
 			t.Errorf("client: %v, server: %v", cerr, serr)
 		}
-		c.tell(func() { c.err = errors.New("no") })
-		s.Forget(web)
+		other := ID{"other", "default", "web"}
+		server2 := ServerConfig(fixed{c.ca.leaf(other, nil), c.ca.roots("other")}, other)
+		if _, cerr, serr := shake(ClientConfig(s, other, other), server2); cerr != nil || serr != nil {
+			t.Errorf("of another trust domain: client: %v, server: %v", cerr, serr)
+		}
 		empty := newIstio("identity: istio:empty", s.o, &tellerCA{ca: c.ca, err: errors.New("not today")})
 		defer Close(empty)
 		if _, cerr, _ := shake(ClientConfig(empty, web, items), server); cerr == nil || !strings.Contains(cerr.Error(), "not today") {
@@ -216,7 +219,7 @@ func TestIstioTellsAtOnceWhyThereIsNothing(t *testing.T) {
 		if _, err := s.Certificate(ctx, items); !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("while the CA thinks: %v", err)
 		}
-		for _, id := range []ID{{"elsewhere", "a", "b"}, {"cluster.local", "a b", "c"}, {}} {
+		for _, id := range []ID{{"Not One", "a", "b"}, {"cluster.local", "a b", "c"}, {}} {
 			if _, err := s.Certificate(t.Context(), id); err == nil || strings.Contains(err.Error(), "again") {
 				t.Errorf("%v: %v", id, err)
 			}
@@ -337,6 +340,13 @@ func TestIstioRootsRotate(t *testing.T) {
 		if _, cerr, serr := shake(ClientConfig(s, web, items), ServerConfig(s, items)); cerr != nil || serr != nil {
 			t.Errorf("across the rotation: client: %v, server: %v", cerr, serr)
 		}
+		// Another trust domain is the control plane's to have.
+		s.Prefetch(ID{"other", "a", "b"})
+		mustCert(t, s, ID{"other", "a", "b"})
+		if got := roots(); len(got) != 5 || got[4] != "other new" {
+			t.Errorf("with another trust domain: got %q", got)
+		}
+		s.Forget(ID{"other", "a", "b"})
 		time.Sleep(13 * time.Hour)
 		if got, want := roots(), []string{"cluster.local new", "old.local new"}; !slices.Equal(got, want) {
 			t.Errorf("when all are renewed: got %q, want %q", got, want)

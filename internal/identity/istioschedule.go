@@ -159,17 +159,37 @@ func renewAt(leaf *x509.Certificate, now time.Time) time.Time {
 
 // publishLocked makes the roots those of all certificates.
 func (s *Istio) publishLocked() {
-	bundle := x509bundle.New(spiffeid.RequireTrustDomainFromString(s.o.TrustDomain))
+	old, set := s.roots.Load(), x509bundle.NewSet()
 	for _, k := range s.keeping {
-		if k.now != nil {
-			for _, c := range k.now.roots {
-				bundle.AddX509Authority(c) // once, if it is there already
-			}
+		if k.now == nil {
+			continue
+		}
+		td := spiffeid.RequireTrustDomainFromString(k.id.TrustDomain) // it has been parsed
+		bundle, ok := set.Get(td)
+		if !ok {
+			bundle = x509bundle.New(td)
+			set.Add(bundle)
+		}
+		for _, c := range k.now.roots {
+			bundle.AddX509Authority(c) // once, if it is there already
 		}
 	}
-	if old, ok := s.roots.Load().Get(bundle.TrustDomain()); ok && old.Equal(bundle) {
+	if set = s.o.aliased(set); sameBundles(old, set) {
 		return
 	}
-	s.roots.Store(s.o.aliased(x509bundle.NewSet(bundle)))
-	s.o.Log.Info("identity: roots", "source", s.name, "certificates", len(bundle.X509Authorities()))
+	s.roots.Store(set)
+	s.o.Log.Info("identity: roots", "source", s.name, "trust domains", set.Len())
+}
+
+// sameBundles reports whether nothing would change.
+func sameBundles(a, b *x509bundle.Set) bool {
+	if a.Len() != b.Len() {
+		return false
+	}
+	for _, x := range a.Bundles() {
+		if y, ok := b.Get(x.TrustDomain()); !ok || !x.Equal(y) {
+			return false
+		}
+	}
+	return true
 }

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	"github.com/spiffe/go-spiffe/v2/svid/x509svid"
 )
 
@@ -95,16 +96,17 @@ func ClientConfig(src Source, self ID, wants ...ID) *tls.Config {
 // may take.
 const rootsTimeout = 10 * time.Second
 
-// awaitRoots waits for roots where there are none yet: those of Istio's CA come
-// with the first certificate, and a client is shown the server's before it is
-// asked for its own.
+// awaitRoots waits for the roots of our trust domain where there are none yet:
+// those of Istio's CA come with the first certificate, and a client is shown the
+// server's before it is asked for its own.
 func awaitRoots(src Source, self ID) error {
-	if src.Roots().Len() > 0 {
-		return nil
+	td, err := spiffeid.TrustDomainFromString(self.TrustDomain)
+	if err != nil || src.Roots().Has(td) {
+		return err
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), rootsTimeout)
 	defer cancel()
-	_, err := src.Certificate(ctx, self)
+	_, err = src.Certificate(ctx, self)
 	return err
 }
 

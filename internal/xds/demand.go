@@ -40,6 +40,7 @@ type demandState struct {
 type demand struct {
 	answered chan struct{} // closed when there was an answer
 	absent   bool          // which was that there is no such thing
+	resumed  bool          // it was subscribed to as its stream began
 }
 
 func newDemands() demands {
@@ -129,16 +130,30 @@ func (ds *demands) take() (add, drop []string) {
 	return add, kept
 }
 
-// all returns everything that a new stream is to subscribe to.
+// all returns everything that a new stream is to subscribe to, as it begins.
 func (ds *demands) all() []string {
 	ds.mu.Lock()
 	defer ds.mu.Unlock()
 	ds.add, ds.drop = nil, nil
 	out := make([]string, 0, len(ds.names))
-	for name := range ds.names {
+	for name, d := range ds.names {
+		d.resumed = true
 		out = append(out, name)
 	}
 	return out
+}
+
+// resumed answers what a stream began with, after its first response: of what has
+// not changed since the last stream there is nothing in it.
+func (ds *demands) resumed() {
+	ds.mu.Lock()
+	defer ds.mu.Unlock()
+	for _, d := range ds.names {
+		if d.resumed {
+			d.resumed = false
+			d.answer()
+		}
+	}
 }
 
 // answered tells those who wait for what is in a response.
@@ -168,6 +183,11 @@ func (ds *demands) answerLocked(name string, absent bool) {
 		}
 	}
 	d.absent = absent
+	d.answer()
+}
+
+// answer tells those who wait.
+func (d *demand) answer() {
 	select {
 	case <-d.answered:
 	default:

@@ -58,6 +58,10 @@ func TestOnDemand(t *testing.T) {
 	}
 
 	// What was asked for is asked for on the next stream too, answered or not.
+	unchanged := r.asked("/10.0.0.9") // the address of what is known by its name
+	if q := s.request(); !slices.Equal(q.ResourceNamesSubscribe, []string{"/10.0.0.9"}) {
+		t.Errorf("asked for %v", q)
+	}
 	waiting := r.asked("default/late")
 	if q := s.request(); !slices.Equal(q.ResourceNamesSubscribe, []string{"default/late"}) {
 		t.Errorf("asked for %v", q)
@@ -66,14 +70,15 @@ func TestOnDemand(t *testing.T) {
 	s = r.plane.accept(t)
 	addresses, _ = s.subscribed()
 	slices.Sort(addresses.ResourceNamesSubscribe)
-	if want := []string{"*", "/10.0.0.1", "default/late", "default/none"}; !slices.Equal(addresses.ResourceNamesSubscribe, want) {
+	if want := []string{"*", "/10.0.0.1", "/10.0.0.9", "default/late", "default/none"}; !slices.Equal(addresses.ResourceNamesSubscribe, want) {
 		t.Errorf("subscribed to %q, want %q", addresses.ResourceNamesSubscribe, want)
 	}
 	if got := addresses.InitialResourceVersions; len(got) != 2 || got[uid("a")] != "1" {
 		t.Errorf("versions: %v", got)
 	}
 	s.ack(AddressType, nil, service(t, "late", "1", "10.9.0.1"))
-	if err := <-waiting; err != nil {
+	// What has not changed is not sent: it is answered all the same.
+	if err := errors.Join(<-waiting, <-unchanged); err != nil {
 		t.Error(err)
 	}
 	gone, cancel := context.WithCancel(t.Context())

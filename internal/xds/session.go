@@ -121,6 +121,7 @@ func (s *Source) subscribe(st stream) error {
 			req.ResourceNamesSubscribe = append([]string{"*"}, s.demands.all()...)
 			req.ResourceNamesUnsubscribe = []string{"*"}
 		}
+		sub.fresh = true
 		if err := st.Send(req); err != nil {
 			return err
 		}
@@ -153,7 +154,11 @@ func (s *Source) take(st stream, store *config.Store, r *discoveryv3.DeltaDiscov
 	count.known.Store(uint64(len(sub.known)))
 	if sub.demanded {
 		s.demands.answered(r)
+		if sub.fresh {
+			s.demands.resumed()
+		}
 	}
+	sub.fresh = false
 	if !s.counts.connected.Swap(true) {
 		s.o.Log.Info("xds: connected", "address", s.o.Istiod.Address)
 		s.said = ""

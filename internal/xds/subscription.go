@@ -18,7 +18,8 @@ type subscription struct {
 	demanded bool // only what is asked for
 
 	known  map[string]known
-	synced bool
+	synced bool // there has been a response
+	fresh  bool // not yet on this stream
 }
 
 // A known is a resource that istiod has sent and not taken back, by name.
