@@ -34,9 +34,9 @@
 //	process_*, go_*                           both
 //	waystone_config_rejected_resources        both, and the rest of Readings
 //	waystone_hbone_handshake_failures_total   both
-//	waystone_authz_denied_total               waypoint: what policy refused, by policy and rule
-//	waystone_authz_dry_run_total              waypoint: what dry-run policies would have done
-//	waystone_authz_trial_total                waypoint: what one would do in another's place
+//	waystone_authz_denied_total               both: what policy refused, by policy and rule
+//	waystone_authz_dry_run_total              both: what dry-run policies would have done
+//	waystone_authz_trial_total                both: what one would do in another's place
 //	waystone_loop_busy_seconds_total          both, and three more of loops
 //	waystone_log_dropped_lines_total          both
 //	waystone_telemetry_series                 both

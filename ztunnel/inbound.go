@@ -159,7 +159,9 @@ func hasEndpoint(d *config.Destination, is func(*mesh.Workload) bool) bool {
 
 // judge asks whether the caller may come in, as things are now.
 func (i *inbound) judge() error {
-	if v := i.dest.Policies.Check(&i.input); !v.Allowed {
+	v := i.dest.Policies.Check(&i.input)
+	i.recordVerdict(&v)
+	if !v.Allowed {
 		return &statusError{401, fmt.Errorf("%w: %s", errPolicy, v.Details())}
 	}
 	if i.worker.options.RequireWaypoint && !i.throughWaypoint() {

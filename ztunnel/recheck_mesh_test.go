@@ -1,6 +1,7 @@
 package ztunnel_test
 
 import (
+	"strings"
 	"testing"
 
 	"github.com/waystone-mesh/waystone/internal/meshtest"
@@ -96,4 +97,23 @@ func TestJudgedWhileDialling(t *testing.T) {
 		t.Errorf("got %v, want a 401's reply", err)
 	}
 	release()
+}
+
+// What a policy under dry run would refuse is counted, and not refused; what a
+// policy refuses is counted under its rule.
+func TestVerdictsAreCounted(t *testing.T) {
+	onBoth(t, meshtest.Options{}, func(t *testing.T, m *meshtest.Mesh) {
+		web, items := m.Workload("web"), m.Workload("items")
+		serve(items, echo)
+		const fromWeb = `from: [{source: {principals: [cluster.local/ns/default/sa/web]}}]`
+		m.Apply(strings.Replace(policy("soon", "DENY", "selector: {}", fromWeb), "namespace: default}", `namespace: default, annotations: {istio.io/dry-run: "true"}}`, 1))
+		nc := dial(t, web, items.IP.String()+":8080")
+		wantEcho(t, nc)
+		const labels = `policy="soon",policy_namespace="default",`
+		const rule = `rule="ns[default]-policy[soon]-rule[0]"`
+		m.Apply(policy("soon", "DENY", "selector: {}", fromWeb))
+		wantOver(t, nc)
+		m.WantMetric(`waystone_authz_dry_run_total{action="DENY",enforced="allowed",result="denied",`+labels+rule+`}`, 1)
+		m.WantMetric(`waystone_authz_denied_total{reason="denyRule",`+labels+rule+`}`, 1)
+	})
 }

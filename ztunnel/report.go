@@ -91,6 +91,30 @@ func (i *inbound) open(addr netip.AddrPort) {
 	i.worker.options.Telemetry.Open(&i.rec)
 }
 
+// recordVerdict notes what policy says of the caller: by which rule it is refused,
+// and what the policies under dry run would have done, which is counted now: the
+// next verdict may be another.
+func (i *inbound) recordVerdict(v *authz.Verdict) {
+	d := telemetry.Decision{Denied: !v.Allowed}
+	if d.Denied {
+		d.Reason = telemetry.Reason(v.Reason()) // they are spelled alike
+	}
+	if v.Policy != nil {
+		d.Rule, d.Policy = v.ID(), v.Name()
+	}
+	d.DryDeny, d.DryAllow = rehearsal(&v.DryRun.Deny), rehearsal(&v.DryRun.Allow)
+	for k := range v.Trials.Len() {
+		t, allowed := v.Trials.At(k)
+		d.Trials = append(d.Trials, telemetry.Trial{Policy: t.Policy, Replaces: t.Replaces, Allowed: allowed})
+	}
+	i.rec.Decision = d
+	i.worker.options.Telemetry.Flush(&i.rec)
+}
+
+func rehearsal(o *authz.Outcome) telemetry.Rehearsal {
+	return telemetry.Rehearsal{Result: o.Result.String(), Rule: o.ID, Policy: o.Policy}
+}
+
 // serviceOf tells which service a connection to the pod was for: the one the
 // client's tunnel says, if the pod is in it, else the first that has the port.
 // Only services of the pod come into question, so that no peer can make up
