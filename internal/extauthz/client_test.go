@@ -272,10 +272,29 @@ func TestNoAnswerIsTheProvidersChoice(t *testing.T) {
 // Who sends what cannot be asked about does not pass because the provider fails
 // open.
 func TestWhatCannotBeAskedAboutIsRefused(t *testing.T) {
-	r := aRequest()
-	r.Head.Path = "/%zz"
-	if a := ask(t, authz.Provider{Kind: authz.HTTP, Service: "a", Port: 1, FailOpen: true}, "127.0.0.1:1", r); a.Allowed || a.Status != 400 || a.Err != nil {
-		t.Errorf("the answer is %+v", a)
+	broken := aRequest()
+	broken.Head.Path = "/%zz"
+	for _, r := range []*Request{broken, {}} {
+		if a := ask(t, authz.Provider{Kind: authz.HTTP, Service: "a", Port: 1, FailOpen: true}, "127.0.0.1:1", r); a.Allowed || a.Status != 400 || a.Err != nil {
+			t.Errorf("the answer is %+v", a)
+		}
+	}
+}
+
+func TestEditsAreApplied(t *testing.T) {
+	f := l7.Fields{{Name: "a", Value: "1"}, {Name: "b", Value: "2"}, {Name: "a", Value: "3"}}
+	got := Apply(f, []Edit{{Set, "a", "x"}, {Append, "b", "y"}, {AddIfAbsent, "b", "no"}, {AddIfAbsent, "c", "z"}, {SetIfPresent, "d", "no"}, {SetIfPresent, "c", "w"}, {Remove, "a", ""}})
+	want := l7.Fields{{Name: "b", Value: "2"}, {Name: "b", Value: "y"}, {Name: "c", Value: "w"}}
+	if !slices.Equal(got, want) {
+		t.Errorf("got %v, want %v", got, want)
+	}
+	for e, want := range map[Edit]bool{
+		{Set, "x-a", "b"}: true, {Set, "x!~", ""}: true, {Set, "", "b"}: false, {Set, ":path", "/"}: false, {Set, "host", "h"}: false, {Set, "connection", "close"}: false,
+		{Set, "content-length", "1"}: false, {Set, "X-A", "b"}: false, {Set, "x a", "b"}: false, {Set, "x\u00e9", "b"}: false, {Set, "x", "a\r\nb"}: false, {Set, "x", "a\x00"}: false,
+	} {
+		if e.Valid() != want {
+			t.Errorf("%+v: valid is %v", e, !want)
+		}
 	}
 }
 

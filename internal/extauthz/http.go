@@ -3,6 +3,7 @@ package extauthz
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -61,6 +62,9 @@ func overHTTP(p *authz.Provider, dial func(context.Context) (net.Conn, error)) (
 // one it is about, some of its fields, and its content only if the provider
 // says so.
 func question(ctx context.Context, p *authz.Provider, r *Request) (*http.Request, error) {
+	if r.Head == nil {
+		return nil, errors.New("a connection that is not HTTP cannot be asked about")
+	}
 	target := p.PathPrefix + r.Head.Path
 	u, err := url.ParseRequestURI(target)
 	if err != nil {

@@ -72,6 +72,19 @@ func TestWhatIsNotDecidedIsLogged(t *testing.T) {
 	}
 }
 
+func TestConnectionsAreDecidedAndLogged(t *testing.T) {
+	var log lines
+	a := good(t, opened(t, module(`allow := input.source_principal == "spiffe://cluster.local/ns/default/sa/sleep"`), Options{Log: &log}))
+	r := asked("", "", "", "")
+	r.Head, r.Content = nil, nil
+	if got, err := a.Ask(t.Context(), r); err != nil || !got.Allowed {
+		t.Errorf("the answer is %+v, %v", got, err)
+	}
+	if entry, text := log.only(t); at(entry, "input", "attributes")["source"] == nil || at(entry, "input", "attributes")["request"] != nil {
+		t.Errorf("the entry is %s", text)
+	}
+}
+
 func TestPolicyMasksItsLog(t *testing.T) {
 	const rego = `allow := {"allowed": true, "headers": {"x-user": "ann", "x-list": ["a", "b"]}}`
 	for _, x := range []struct {

@@ -32,7 +32,7 @@ type authorizerRig struct {
 	store *config.Store
 }
 
-func newAuthorizerRig(t *testing.T) *authorizerRig {
+func newAuthorizerRig(t *testing.T, before ...*authz.Provider) *authorizerRig {
 	t.Helper()
 	loops, err := loop.NewGroup(1, loop.Options{})
 	if err != nil {
@@ -43,6 +43,7 @@ func newAuthorizerRig(t *testing.T) *authorizerRig {
 		t.Fatal(err)
 	}
 	r := &authorizerRig{t: t, store: config.NewStore(config.Options{})}
+	r.publish(before...)
 	r.authorizers = newAuthorizers(authorizerOptions{
 		Self: account("waypoint"), Identity: ids, Store: r.store, Loop: loops.Loops()[0], ClusterDomain: "cluster.local",
 		Dial: func(ctx context.Context, _ netip.Addr, dst netip.AddrPort) (net.Conn, error) {
@@ -136,6 +137,15 @@ func TestClientsFollowWhatIsPublished(t *testing.T) {
 	r.publish()
 	if r.client("a") != nil {
 		t.Error("there is a client of nobody")
+	}
+}
+
+func TestPoliciesAreReadInTheBeginning(t *testing.T) {
+	r := newAuthorizerRig(t, regoProvider("a", "allow := true"), regoProvider("b", "allow := {"))
+	for _, s := range r.status() {
+		if s.Policy.Loaded == nil && s.Policy.Error == "" {
+			t.Errorf("that of %s has not been read", s.Provider)
+		}
 	}
 }
 
