@@ -181,6 +181,8 @@ func (l *linter) add(c Check, level Level, s *subject, field, reason, mend strin
 func Refused(kind, name, field, reason string) Finding {
 	f := Finding{Invalid, Error, kind, name, field, reason, "correct it: it is refused as it is"}
 	switch {
+	case strings.HasPrefix(reason, "is also in "):
+		f.Mend = "remove one of the two: which of them is in force hangs on which was first"
 	case kind == authz.Kind && strings.Contains(reason, "with the action CUSTOM"):
 		f.Mend = "leave the token to the provider, or to a policy of another action: CUSTOM is asked before tokens are verified, so that this would never match"
 	case kind == authz.Kind || kind == "RequestAuthentication":

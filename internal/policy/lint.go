@@ -92,6 +92,11 @@ func (m *Mesh) world() *lint.World {
 		}
 		w.Services = append(w.Services, svc)
 	}
+	for k := range m.labels { // no source of ours reads these yet
+		if k.Kind == "ServiceEntry" {
+			w.Services = append(w.Services, lint.Service{Kind: k.Kind, Namespace: k.Namespace, Name: k.Name, Waypoint: m.labelled(k)})
+		}
+	}
 	for _, g := range v.Gateways() {
 		id, _, _ := m.identityOf(g.Key())
 		w.Waypoints = append(w.Waypoints, lint.Waypoint{Namespace: g.Namespace, Name: g.Name, Class: g.Class, ServiceAccount: id.ServiceAccount})
@@ -121,7 +126,14 @@ func (m *Mesh) waypointRef(s *mesh.Service) lint.Ref {
 	if k, ok := m.gatewayAt(s.Waypoint); ok {
 		return lint.Ref{Namespace: k.Namespace, Name: k.Name}
 	}
-	for _, k := range []mesh.Key{{Kind: "Service", Namespace: s.Namespace, Name: s.Name}, {Kind: "Namespace", Name: s.Namespace}} {
+	return m.labelled(mesh.Key{Kind: "Service", Namespace: s.Namespace, Name: s.Name})
+}
+
+// labelled returns the waypoint that the labels of an object name, or else those of
+// its namespace.
+func (m *Mesh) labelled(k mesh.Key) lint.Ref {
+	own := k.Namespace
+	for _, k := range []mesh.Key{k, {Kind: "Namespace", Name: k.Namespace}} {
 		name := m.labels[k]["istio.io/use-waypoint"]
 		switch name {
 		case "":
@@ -129,7 +141,7 @@ func (m *Mesh) waypointRef(s *mesh.Service) lint.Ref {
 		case "none":
 			return lint.Ref{}
 		}
-		return lint.Ref{Namespace: cmp.Or(m.labels[k]["istio.io/use-waypoint-namespace"], s.Namespace), Name: name}
+		return lint.Ref{Namespace: cmp.Or(m.labels[k]["istio.io/use-waypoint-namespace"], own), Name: name}
 	}
 	return lint.Ref{}
 }
