@@ -1,7 +1,6 @@
 package istiod
 
 import (
-	"context"
 	"os"
 	"path/filepath"
 	"strings"
@@ -53,18 +52,18 @@ func TestCallersSayWhoTheyAre(t *testing.T) {
 	o := Options{Token: path, ClusterID: "c1", Headers: map[string]string{"X-A": "b"}}
 	c := caller{o: &o}
 	write(" a.b.c\n")
-	md, err := c.GetRequestMetadata(context.Background())
+	md, err := c.GetRequestMetadata(t.Context())
 	if err != nil || md["authorization"] != "Bearer a.b.c" || md["clusterid"] != "c1" || md["x-a"] != "b" || !c.RequireTransportSecurity() {
 		t.Errorf("got %v, %v", md, err)
 	}
 	for text, want := range map[string]string{"": "is empty", "\n": "is empty", "secret\nsecret": "holds more than a token", "s\u00e9cret": "holds more than a token"} {
 		write(text)
-		if _, err := c.GetRequestMetadata(context.Background()); err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "cret") {
+		if _, err := c.GetRequestMetadata(t.Context()); err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "cret") {
 			t.Errorf("%q: got %v, want %s", text, err, want)
 		}
 	}
 	plain := caller{&o, true}
-	if md, err := plain.GetRequestMetadata(context.Background()); err != nil || md["authorization"] != "" || plain.RequireTransportSecurity() {
+	if md, err := plain.GetRequestMetadata(t.Context()); err != nil || md["authorization"] != "" || plain.RequireTransportSecurity() {
 		t.Errorf("without TLS: got %v, %v", md, err)
 	}
 }

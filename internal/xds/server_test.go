@@ -224,7 +224,7 @@ func (r *rig) run(o Options) {
 		r.Fatal(err)
 	}
 	r.source, r.store = source, config.NewStore(config.Options{Node: "n1"})
-	ctx, cancel := context.WithCancel(context.Background())
+	ctx, cancel := context.WithCancel(r.Context())
 	done := make(chan error, 1)
 	go func() { done <- source.Run(ctx, r.store) }()
 	r.Cleanup(func() {
