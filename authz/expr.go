@@ -227,7 +227,9 @@ func (f *facts) read(in *Input) {
 	f.in = in
 	f.uri = [6]string{"spiffe://", in.Peer.TrustDomain, "/ns/", in.Peer.Namespace, "/sa/", in.Peer.ServiceAccount}
 	f.src, f.dst = plain(in.Source), plain(in.Dest.Addr())
-	f.sni = strings.ToLower(in.SNI)
+	if in.SNI != "" {
+		f.sni = strings.ToLower(in.SNI)
+	}
 	if in.HTTP != nil {
 		f.path = in.HTTP.PathOnly()
 		if i := strings.IndexByte(f.path, '#'); i >= 0 {
