@@ -66,11 +66,21 @@ func (r *rig) dialConn(ctx context.Context) (net.Conn, error) {
 	return r.pool.Dial(ctx, r.key(), connectTo("conn"))
 }
 
+// dialNow is dialConn for who waits as long as it takes.
+func (r *rig) dialNow() (net.Conn, error) { return r.dialConn(context.Background()) }
+
+// endPool shuts the pool down, at once.
+func (r *rig) endPool() {
+	done, cancel := context.WithCancel(context.Background())
+	cancel()
+	_ = r.pool.Shutdown(done)
+}
+
 // conform runs the net package's own demands of a Conn.
 func conform(t *testing.T, r *rig) {
 	l := r.acceptConns()
 	nettest.TestConn(t, func() (c1, c2 net.Conn, stop func(), err error) {
-		if c1, err = r.dialConn(context.Background()); err != nil {
+		if c1, err = r.dialNow(); err != nil {
 			return nil, nil, nil, err
 		}
 		if c2, err = l.Accept(); err != nil {
@@ -94,7 +104,7 @@ func TestNetConnConforms(t *testing.T) {
 func (r *rig) both() (near, far net.Conn) {
 	r.t.Helper()
 	l := r.acceptConns()
-	near, err := r.dialConn(context.Background())
+	near, err := r.dialNow()
 	if err != nil {
 		r.t.Fatal(err)
 	}
@@ -181,7 +191,7 @@ func TestNetConnResetsWhatNobodyReads(t *testing.T) {
 		synctest.Wait()
 		near.Close()
 		synctest.Wait()
-		if _, err := far.Read(make([]byte, 1)); err == nil || err == io.EOF {
+		if _, err := far.Read(make([]byte, 1)); err == nil || errors.Is(err, io.EOF) {
 			t.Errorf("the peer reads %v, want a reset", err)
 		}
 		near, far = r.both()
@@ -208,10 +218,8 @@ func TestNetConnTellsOfTheEndOfItsPool(t *testing.T) {
 			_, err := near.Read(make([]byte, 1))
 			failed <- err
 		}()
-		done, cancel := context.WithCancel(context.Background())
-		cancel()
-		_ = r.pool.Shutdown(done)
-		if err := <-failed; err == nil || err == io.EOF {
+		r.endPool()
+		if err := <-failed; err == nil || errors.Is(err, io.EOF) {
 			t.Errorf("got %v", err)
 		}
 		r.here.Close() // the loop is over: what is posted to it runs at once
@@ -219,7 +227,7 @@ func TestNetConnTellsOfTheEndOfItsPool(t *testing.T) {
 			t.Error("written to nobody")
 		}
 		near.Close()
-		if _, err := r.dialConn(context.Background()); !errors.Is(err, ErrClosed) {
+		if _, err := r.dialNow(); !errors.Is(err, ErrClosed) {
 			t.Errorf("dialled a pool that is shut down: %v", err)
 		}
 	})

@@ -174,7 +174,7 @@ func TestEndingGivesUp(t *testing.T) {
 	c, answers := r.client("a"), make(chan extauthz.Answer, 1)
 	c.Ask(&extauthz.Request{Head: &l7.Request{Method: "GET", Path: "/"}}, func(a extauthz.Answer) { answers <- a })
 	<-entered
-	if err := r.close(context.Background()); err != nil {
+	if err := r.close(t.Context()); err != nil {
 		t.Error(err)
 	}
 	if got := <-answers; got.Allowed || got.Err == nil {
@@ -273,15 +273,15 @@ func TestDecisionLogsAreShared(t *testing.T) {
 	}
 	r.ask("a")
 	r.ask("b")
-	if err := r.logs[path].Flush(context.Background()); err != nil {
+	if err := r.logs[path].Flush(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.Rename(path, path+".1"); err != nil {
 		t.Fatal(err)
 	}
-	r.reopen(context.Background())
+	r.reopen(t.Context())
 	r.ask("a")
-	if err := r.close(context.Background()); err != nil {
+	if err := r.close(t.Context()); err != nil {
 		t.Error(err)
 	}
 	for name, want := range map[string]int{path + ".1": 2, path: 1} {
