@@ -100,6 +100,7 @@ func TestOpaqueTunnelsAreAsked(t *testing.T) {
 				return extauthz.Answer{}, nil
 			}), "[{}]")
 			dial().want(true).Close()
+			m.WaitMetric(`istio_tcp_connections_closed_total{reporter="waypoint"}`, 1) // or it is judged again below
 
 			// What asks for a method asks for nothing here, and more is asked about.
 			a.addFor(authz.Provider{Name: "gate"}, inProcess(g.ask), "[{to: [{operation: {methods: [PUT]}}]}]")

@@ -30,6 +30,7 @@ func TestBadFlagsAreNamedWithValueAndReason(t *testing.T) {
 		{"--gateway wp", `flag --gateway: "wp": is not of the form namespace/name`},
 		{"--service-account a/b/c", `flag --service-account: "a/b/c": is not of the form namespace/name`},
 		{"--path-normalization SOME", `flag --path-normalization: "SOME": `},
+		{"--jwks-ca /nowhere", `flag --jwks-ca: "/nowhere": open`},
 		{"--compat 1.19", `flag --compat: "1.19": the only release`},
 		{"--hbone-address 15008", `flag --hbone-address: "15008": is not an address to listen on`},
 		{"--hbone-address web:15008", `flag --hbone-address: "web:15008": "web" is not an IP address`},
