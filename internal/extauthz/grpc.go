@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
@@ -15,6 +16,7 @@ import (
 	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/status"
 
 	"github.com/waystone-mesh/waystone/authz"
 	"github.com/waystone-mesh/waystone/internal/l7"
@@ -32,25 +34,49 @@ var connectParams = grpc.ConnectParams{
 	MinConnectTimeout: 15 * time.Second, // several endpoints are tried
 }
 
+// lanes is how many connections a provider is asked on, by turns: as many of its
+// endpoints share the questions, if there are so many.
+const lanes = 4
+
 // overGRPC asks by envoy.service.auth.v3.Authorization/Check.
 func overGRPC(p *authz.Provider, dial func(context.Context) (net.Conn, error)) (ask func(context.Context, *Request) (Answer, error), end func(), err error) {
-	conn, err := grpc.NewClient("passthrough:///"+hostOf(p.Service),
-		grpc.WithTransportCredentials(insecure.NewCredentials()), // the mesh protects what is dialled
-		grpc.WithConnectParams(connectParams), grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxCheck)),
-		grpc.WithNoProxy(), grpc.WithDisableServiceConfig(),
-		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return dial(ctx) }))
-	if err != nil {
-		return nil, nil, err
+	var conns [lanes]*grpc.ClientConn
+	for i := range conns {
+		conns[i], err = grpc.NewClient("passthrough:///"+hostOf(p.Service),
+			grpc.WithTransportCredentials(insecure.NewCredentials()), // the mesh protects what is dialled
+			grpc.WithConnectParams(connectParams), grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxCheck)),
+			grpc.WithNoProxy(), grpc.WithDisableServiceConfig(),
+			grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return dial(ctx) }))
+		if err != nil { // of the target, and so of the first
+			return nil, nil, err
+		}
 	}
-	client := authv3.NewAuthorizationClient(conn)
+	var turn atomic.Uint32
 	ask = func(ctx context.Context, r *Request) (Answer, error) {
-		resp, err := client.Check(ctx, &authv3.CheckRequest{Attributes: Attributes(p, r)})
+		resp, err := check(ctx, &conns, turn.Add(1), &authv3.CheckRequest{Attributes: Attributes(p, r)})
 		if err != nil {
 			return Answer{}, err
 		}
 		return fromCheck(resp)
 	}
-	return ask, func() { _ = conn.Close() }, nil
+	end = func() {
+		for _, c := range conns {
+			_ = c.Close()
+		}
+	}
+	return ask, end, nil
+}
+
+// check asks on one connection, and on the next if that one leads nowhere: what
+// is asked may be asked twice.
+func check(ctx context.Context, conns *[lanes]*grpc.ClientConn, turn uint32, r *authv3.CheckRequest) (resp *authv3.CheckResponse, err error) {
+	for i := range uint32(2) {
+		resp, err = authv3.NewAuthorizationClient(conns[(turn+i)%lanes]).Check(ctx, r)
+		if status.Code(err) != codes.Unavailable || ctx.Err() != nil {
+			break
+		}
+	}
+	return resp, err
 }
 
 // hostOf returns the host name of [namespace/]host.

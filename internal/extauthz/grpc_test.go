@@ -2,13 +2,16 @@ package extauthz
 
 import (
 	"context"
+	"net"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
 	"google.golang.org/genproto/googleapis/rpc/status"
+	"google.golang.org/grpc"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 
@@ -53,6 +56,58 @@ func TestHeadersAreAllThereAre(t *testing.T) {
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("got %v, want %v", got, want)
+	}
+}
+
+// Several endpoints share the questions, and when one goes none is left unanswered.
+func TestEndpointsShareQuestions(t *testing.T) {
+	var asked [2]atomic.Int64
+	var addrs [2]string
+	var servers [2]*grpc.Server
+	for i := range addrs {
+		ln, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		servers[i], addrs[i] = grpc.NewServer(), ln.Addr().String()
+		authv3.RegisterAuthorizationServer(servers[i], &authorizer{check: func(context.Context, *authv3.CheckRequest) (*authv3.CheckResponse, error) {
+			asked[i].Add(1)
+			return &authv3.CheckResponse{}, nil
+		}})
+		go func() { _ = servers[i].Serve(ln) }()
+		t.Cleanup(servers[i].Stop)
+	}
+	var dials atomic.Int64
+	c, err := New(&authz.Provider{Kind: authz.GRPC, Service: "a", Port: 1}, Options{Dial: func(ctx context.Context) (net.Conn, error) {
+		n := dials.Add(1)
+		conn, err := dialTo(addrs[n%2])(ctx)
+		if err != nil {
+			conn, err = dialTo(addrs[(n+1)%2])(ctx)
+		}
+		return conn, err
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	askAll := func() {
+		t.Helper()
+		answers := make(chan Answer)
+		for range 40 {
+			c.Ask(aRequest(), func(a Answer) { answers <- a })
+			if a := <-answers; !a.Allowed {
+				t.Fatal(a.Err)
+			}
+		}
+	}
+	askAll()
+	if a, b := asked[0].Load(), asked[1].Load(); a+b != 40 || a < 10 || b < 10 {
+		t.Errorf("they were asked %d and %d times", a, b)
+	}
+	servers[0].Stop()
+	askAll()
+	if a, b := asked[0].Load(), asked[1].Load(); a+b != 80 {
+		t.Errorf("they were asked %d and %d times", a, b)
 	}
 }
 

@@ -131,7 +131,7 @@ spec:
 		t.Errorf("asked about %v, want %s", first.askers, want)
 	}
 	m.WaitMetric(`istio_tcp_connections_opened_total{reporter="destination",source_principal="spiffe://cluster.local/ns/default/sa/waypoint",`+
-		`destination_principal="spiffe://cluster.local/ns/default/sa/guard"}`, 1)
+		`destination_principal="spiffe://cluster.local/ns/default/sa/guard"}`, 2) // a lane for each question
 	m.From("web").Get("http://guard:9000/").WantError()
 	// The pod is replaced by another.
 	second.serve(t, m.Workload("default/guard.2"))

@@ -45,7 +45,7 @@ type authorizerOptions struct {
 type authorizers struct {
 	// Immutable.
 	o     authorizerOptions
-	reach reach
+	reach *reach
 	ctx   context.Context // done when they are to close
 	stop  context.CancelFunc
 
@@ -84,8 +84,8 @@ func newAuthorizers(o authorizerOptions) *authorizers {
 	a := &authorizers{o: o, logs: map[string]*decisionLog{}}
 	a.ctx, a.stop = context.WithCancel(context.Background())
 	a.current.Store(&map[string]*authorizer{})
-	a.reach = reach{
-		snapshot: o.Store.Snapshot, self: o.Self, network: o.Network, clusterDomain: o.ClusterDomain, dial: o.Dial, lookup: o.Lookup,
+	a.reach = &reach{
+		open: map[place]int{}, snapshot: o.Store.Snapshot, self: o.Self, network: o.Network, clusterDomain: o.ClusterDomain, dial: o.Dial, lookup: o.Lookup,
 		pool: hbone.NewPool(hbone.PoolOptions{Loop: o.Loop, Identity: o.Identity, Dial: o.Dial, H2: o.HBONE, ConnectTimeout: reachTimeout}),
 	}
 	o.Store.OnPublish(func(config.Changes) { a.follow() })

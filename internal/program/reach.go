@@ -8,13 +8,13 @@ import (
 	"net"
 	"net/netip"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/waystone-mesh/waystone/internal/config"
 	"github.com/waystone-mesh/waystone/internal/hbone"
 	"github.com/waystone-mesh/waystone/internal/identity"
 	"github.com/waystone-mesh/waystone/internal/mesh"
-	"github.com/waystone-mesh/waystone/routing"
 )
 
 const (
@@ -37,6 +37,25 @@ type reach struct {
 	pool          *hbone.Pool
 	dial          func(ctx context.Context, src netip.Addr, dst netip.AddrPort) (net.Conn, error)
 	lookup        func(ctx context.Context, host string) ([]netip.Addr, error) // in DNS
+
+	mu   sync.Mutex
+	open map[place]int // guarded by mu: connections that are open
+}
+
+// A place is a workload as an endpoint of a service.
+type place struct{ service, workload string }
+
+// A placed is a connection that counts where it leads to.
+type placed struct {
+	net.Conn
+	closed sync.Once
+	count  func(n int)
+}
+
+// Close closes the connection.
+func (c *placed) Close() error {
+	c.closed.Do(func() { c.count(-1) })
+	return c.Conn.Close()
 }
 
 // connect connects to a port of a service, [namespace/]host, as it is now.
@@ -54,10 +73,10 @@ func (r *reach) connect(ctx context.Context, service string, port uint16) (net.C
 	copy(left, d.Endpoints)
 	var errs []error
 	for range min(reachTries, len(left)) {
-		e := routing.LeastLoaded(left, rand.Uint64())
+		e := r.choose(service, left)
 		c, err := r.endpoint(ctx, e, port)
 		if err == nil {
-			return c, nil
+			return r.place(c, place{service, e.Workload.UID}), nil
 		}
 		errs = append(errs, err)
 		if ctx.Err() != nil {
@@ -67,6 +86,33 @@ func (r *reach) connect(ctx context.Context, service string, port uint16) (net.C
 		left = left[:len(left)-1]
 	}
 	return nil, errors.Join(errs...)
+}
+
+// choose returns an endpoint with the fewest of our connections: they last, and
+// whoever asks has several, so that all endpoints are asked.
+func (r *reach) choose(service string, all []mesh.Endpoint) *mesh.Endpoint {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	best, fewest := 0, -1
+	for _, n := range rand.Perm(len(all)) {
+		if open := r.open[place{service, all[n].Workload.UID}]; fewest < 0 || open < fewest {
+			best, fewest = n, open
+		}
+	}
+	return &all[best]
+}
+
+// place counts a connection as long as it is open.
+func (r *reach) place(c net.Conn, p place) net.Conn {
+	count := func(n int) {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		if r.open[p] += n; r.open[p] == 0 {
+			delete(r.open, p)
+		}
+	}
+	count(1)
+	return &placed{Conn: c, count: count}
 }
 
 // find returns what a service is in the mesh, or nil if it is none of the mesh's:

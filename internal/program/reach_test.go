@@ -41,7 +41,7 @@ func newReachRig(t *testing.T) *reachRig {
 	}
 	r := &reachRig{t: t, net: memnet.New(), ids: ids, loops: loops, store: config.NewStore(config.Options{})}
 	r.reach = &reach{
-		snapshot: r.store.Snapshot, self: account("waypoint"), clusterDomain: "cluster.local", dial: r.net.Dial,
+		open: map[place]int{}, snapshot: r.store.Snapshot, self: account("waypoint"), clusterDomain: "cluster.local", dial: r.net.Dial,
 		lookup: func(_ context.Context, host string) ([]netip.Addr, error) {
 			switch host {
 			case "localhost":
@@ -230,6 +230,38 @@ func TestEndpointsArePinnedAndTriedInTurn(t *testing.T) {
 		if got, err := r.said("authz.default"); err != nil || got != "waypoint to 10.0.0.3:90" {
 			t.Errorf("got %q, %v", got, err)
 		}
+	}
+}
+
+// Connections that last are spread over the endpoints.
+func TestConnectionsAreSpread(t *testing.T) {
+	r := newReachRig(t)
+	s := r.service("default", "plain.default.svc.cluster.local")
+	for i := range 3 {
+		r.pod(s, func(*mesh.Workload) {})
+		r.greet(fmt.Sprintf("10.0.0.%d:90", i+1), "hello")
+	}
+	at := map[string]int{}
+	var conns []net.Conn
+	for range 12 {
+		c, err := r.connect(t.Context(), "plain.default", 9000)
+		if err != nil {
+			t.Fatal(err)
+		}
+		at[c.RemoteAddr().String()]++
+		conns = append(conns, c)
+	}
+	for addr, n := range at {
+		if n != 4 {
+			t.Errorf("%d connections are to %s", n, addr)
+		}
+	}
+	for _, c := range conns {
+		c.Close()
+		c.Close()
+	}
+	if len(r.open) != 0 {
+		t.Errorf("open still: %v", r.open)
 	}
 }
 
