@@ -255,3 +255,32 @@ func TestProgressIsForTerminals(t *testing.T) {
 		t.Errorf("got %q", out.String())
 	}
 }
+
+// FuzzManifests has what may be anything read, assumed, judged and found fault
+// with: nothing of it may panic.
+func FuzzManifests(f *testing.F) {
+	for _, name := range []string{"/shop.yaml", "/mistakes/mistakes.yaml", "/opa/opa.yaml", "/require-token.yaml"} {
+		text, err := os.ReadFile(examples + name)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(string(text))
+	}
+	f.Add("kind: List\nitems: [{kind: Pod, metadata: {name: x}}, 1, [], {kind: List, items: [{kind: Service, metadata: {name: y}, spec: {1: 2}}]}]")
+	f.Add("kind: Gateway\nmetadata: {name: g, labels: [x]}\nspec: {listeners: [{protocol: HBONE}, 3]}\nstatus: []")
+	f.Add("kind: Deployment\nmetadata: {name: d}\nspec: {template: {metadata: {labels: {a: [1]}}, spec: null}}")
+	f.Add("kind: CronJob\nmetadata: {name: &a d, namespace: *a}\nspec: {jobTemplate: 1}")
+	f.Fuzz(func(t *testing.T, text string) {
+		files := manifests(text)
+		m := New(Options{}, files)
+		m.Problems()
+		_ = Findings(m.Lint())
+		_, _ = m.Rego(RegoOptions{})
+		_, _ = Guard(Options{}, files, shopWaypoint)
+		for _, to := range []string{"Service/shop/cart", "10.244.1.12", "Gateway/shop/waypoint", "Workload/shop/catalog-1"} {
+			if x, err := m.Explain(t.Context(), Request{To: to, From: "shop/storefront", Claims: map[string]any{}}, time.Now()); err == nil {
+				_ = x.String()
+			}
+		}
+	})
+}

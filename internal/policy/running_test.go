@@ -132,3 +132,19 @@ func TestDumpsThatAreNone(t *testing.T) {
 		}
 	}
 }
+
+// FuzzFromDump has a dump that may be anything asked.
+func FuzzFromDump(f *testing.F) {
+	f.Add(`{"gateway":{"name":"a","namespace":"b","addresses":[{"destination":"/10.0.0.1"},null]},"mesh":{},"services":[{"name":"s","namespace":"b","hostname":"s.b","vips":["/10.0.0.2","x","/10.0.0.0/8"],"ports":{"80":8080,"x":1},"waypoint":{"destination":"/10.0.0.1"},"endpoints":{"u":{"port":{"80":8080}}}}],"workloads":[{"uid":"u","name":"w","namespace":"b","workloadIps":["10.0.0.3","y"],"protocol":"HBONE","authorizationPolicies":["b/p","q"]}],"policies":[{"name":"p","namespace":"b","action":"DENY","rules":[{"From":[{"Principals":["*"]}]}]}],"requestAuthentications":[{"name":"t","namespace":"b","jwtRules":[{"issuer":"i"}]}],"routes":[{"name":"r","namespace":"b"}],"rejected":[{"kind":"K"}]}`)
+	f.Fuzz(func(t *testing.T, text string) {
+		m, err := FromDump(Options{}, []byte(text))
+		if err != nil {
+			return
+		}
+		for _, to := range []string{"Service/b/s", "10.0.0.2:80", "10.0.0.3"} {
+			if x, err := m.Explain(t.Context(), Request{To: to, From: "b/c"}, time.Now()); err == nil {
+				_ = x.String()
+			}
+		}
+	})
+}
