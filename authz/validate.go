@@ -47,8 +47,10 @@ func (e *FieldError) Unwrap() error {
 }
 
 // Validate reports whether Istio would admit p: it checks what the CRD's schema
-// and the webhook check. The error joins one *FieldError for each field at
-// fault. A valid policy may still be one that Compile does not support.
+// and the webhook check. It admits more of CUSTOM policies, which may ask for the
+// peer's identity here: a waypoint knows it before anything else. The error joins
+// one *FieldError for each field at fault. A valid policy may still be one that
+// Compile does not support.
 func Validate(p *Policy) error {
 	c := checker{policy: p}
 	c.policyFields()

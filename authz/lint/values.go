@@ -54,6 +54,7 @@ var valueChecks = map[string]func(v string) (reason, mend string){
 	"request.auth.principal": requestPrincipal,
 	"hosts":                  host,
 	"methods":                method,
+	"connection.sni":         serverName,
 	"paths":                  path,
 }
 
@@ -101,6 +102,13 @@ func host(v string) (reason, mend string) {
 func method(v string) (reason, mend string) {
 	if upper := strings.ToUpper(v); upper != v {
 		return "methods are in upper case", fmt.Sprintf("write %q", upper)
+	}
+	return inner(v)
+}
+
+func serverName(v string) (reason, mend string) {
+	if lower := strings.ToLower(v); lower != v {
+		return "server names are compared in lower case", fmt.Sprintf("write %q", lower)
 	}
 	return inner(v)
 }
