@@ -113,6 +113,7 @@ func TestIndexOfOddIdentities(t *testing.T) {
 	plain, indexed := authz.NewSetForTest(entries, -1), authz.NewSet(entries)
 	matched := 0
 	for _, id := range []identity.ID{{}, {TrustDomain: "td", Namespace: "foo", ServiceAccount: "a"}, {TrustDomain: "td", Namespace: "x", ServiceAccount: "y/ns/foo/sa/a"},
+		{TrustDomain: "td", Namespace: "x", ServiceAccount: "/ns/foo/sa/a"}, {TrustDomain: "/td", Namespace: "foo", ServiceAccount: "a"}, {TrustDomain: "td", Namespace: "/ns/foo", ServiceAccount: "a"},
 		{TrustDomain: "td/ns/foo", Namespace: "x", ServiceAccount: "y"}, {TrustDomain: "td", Namespace: "foo/sa/a", ServiceAccount: "b"}, {TrustDomain: "td", Namespace: "foo/a", ServiceAccount: ""}} {
 		in := &authz.Input{Peer: id}
 		want := plain.Check(in)
