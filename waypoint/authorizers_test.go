@@ -263,6 +263,7 @@ func TestAuthorizersOnSockets(t *testing.T) {
 				c.Post(url+"whole/seen", "").Want(200).WantBody("X-Seen: 0,false")
 				c.Post(url+"whole/seen", long).Want(413).WantBody("Payload Too Large")
 				c.Do("POST", url+"whole/seen", long, "expect", "100-continue").Want(413)
+				c.Do("POST", url+"whole/seen", long[:9], "expect", "100-continue").Want(200).WantBody("X-Seen: 9,false").WantBody(long[:9])
 				c.Post(url+"part/seen", long).Want(200).WantBody("X-Seen: 8192,true").WantBody(long)
 				c.Post(url+"part/seen", long[:9]).Want(200).WantBody("X-Seen: 9,false").WantBody(long[:9])
 				c.Get("http://items/").Want(200) // and not about others

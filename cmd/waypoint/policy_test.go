@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -138,6 +139,11 @@ func TestTokensAndAuthorizers(t *testing.T) {
 	if got, want := strings.Join(got, "; "), "401Jwt verification fails; 403denyRule; 403denyRule; 402door: denied"; got != want {
 		t.Errorf("/authz/recent has %q, want %q", got, want)
 	}
+	r.until("told in the access log", func() bool {
+		log, _ := os.ReadFile(r.access)
+		return strings.Contains(string(log), `"request_principal":"issuer.example/ann"`) &&
+			strings.Contains(string(log), `"explanation":"denied by the authorizer door, asked by istio-ext-authz-door-ns[default]-policy[ask]-rule[0]"`)
+	})
 	var dump struct {
 		TokenKeys   []struct{ Keys []string }
 		Authorizers []struct {

@@ -45,6 +45,9 @@ func (k keys) settle(p *process) {
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
+			if p.ctx.Err() != nil {
+				return // it is over
+			}
 			p.log.Scope("jwks").Warn("not all keys could be fetched yet: tokens of their issuers are refused until they are")
 			return
 		}
