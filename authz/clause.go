@@ -218,7 +218,7 @@ func (e *Expr) wanted(m *Matcher) string {
 		text = m.cidr.Addr().String()
 	case e.attr == URI:
 		text = strings.TrimPrefix(text, "spiffe://")
-	case e.attr == Header && isSecret(e.name):
+	case e.attr == Header && IsSecret(e.name):
 		text = redacted
 	}
 	return text

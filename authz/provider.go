@@ -64,7 +64,8 @@ type OPAPolicy struct {
 	// Path is a file or directory of Rego and data, or a bundle (.tar.gz).
 	Path string
 
-	// Modules are Rego by file name: what ConfigMap, its namespace and name, holds.
+	// Modules are Rego, and data in JSON or YAML, by file name: what ConfigMap, its
+	// namespace and name, holds.
 	Modules   map[string]string
 	ConfigMap string
 

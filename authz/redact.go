@@ -10,12 +10,13 @@ import (
 // redacted stands for a value that is not for people.
 const redacted = "(redacted)"
 
-// secretNames are parts of the names of header fields that hold secrets.
-var secretNames = []string{"authorization", "cookie", "token", "secret", "password", "credential", "session", "api-key", "apikey"}
+// secretNames are parts of the names of what holds secrets.
+var secretNames = []string{"authorization", "cookie", "token", "secret", "password", "credential", "session", "api-key", "api_key", "apikey"}
 
-// isSecret reports whether the field called name, which is in lower case, holds
-// a secret.
-func isSecret(name string) bool {
+// IsSecret reports whether a header field, or a parameter, that is called name
+// holds a secret, as far as its name tells: it is then shown to nobody.
+func IsSecret(name string) bool {
+	name = strings.ToLower(name)
 	for _, part := range secretNames {
 		if strings.Contains(name, part) {
 			return true
@@ -28,7 +29,7 @@ func isSecret(name string) bool {
 // request target, the query may hold a token.
 func redactHeader(name, value string) string {
 	switch {
-	case value != "" && isSecret(name):
+	case value != "" && IsSecret(name):
 		return redacted
 	case name == ":path":
 		path, _, query := strings.Cut(value, "?")

@@ -257,8 +257,11 @@ func (p *provider) beside(path string) string {
 	return filepath.Join(filepath.Dir(p.d.file), path)
 }
 
-// regoSuffix is how the names of a ConfigMap's entries end that are Rego.
+// regoSuffix is how the names of a ConfigMap's entries end that are Rego, and
+// dataSuffixes those of the data beside it.
 const regoSuffix = ".rego"
+
+var dataSuffixes = []string{".json", ".yaml", ".yml"}
 
 // provider returns the authorizer that p is as things stand.
 func (x *Index) provider(p *provider) (*authz.Provider, *Error) {
@@ -273,17 +276,20 @@ func (x *Index) provider(p *provider) (*authz.Provider, *Error) {
 	if m == nil {
 		return nil, p.error("opa.configMap", "there is no "+nameOf(from))
 	}
-	modules := map[string]string{}
+	files, rego := map[string]string{}, false
 	for name, text := range m.data {
-		if strings.HasSuffix(name, regoSuffix) {
-			modules[name] = text
+		switch {
+		case strings.HasSuffix(name, regoSuffix):
+			files[name], rego = text, true
+		case slices.ContainsFunc(dataSuffixes, func(suffix string) bool { return strings.HasSuffix(name, suffix) }):
+			files[name] = text
 		}
 	}
-	if len(modules) == 0 {
+	if !rego {
 		return nil, p.error("opa.configMap", nameOf(from)+" has no entry whose name ends with "+regoSuffix)
 	}
 	out, opa := *p.authz, *p.authz.OPA
-	opa.Modules, opa.ConfigMap = modules, from.Namespace+"/"+from.Name
+	opa.Modules, opa.ConfigMap = files, from.Namespace+"/"+from.Name
 	out.OPA = &opa
 	return &out, nil
 }

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/open-policy-agent/opa/v1/ast"
+
+	"github.com/waystone-mesh/waystone/authz"
 )
 
 // A decisionLog writes what OPA's decision logs have: a line of JSON for each.
@@ -68,19 +70,6 @@ func newID() string {
 // secret stands for a value that is not for people.
 const secret = "(redacted)"
 
-// secretNames are parts of the names of headers and parameters that hold secrets.
-var secretNames = []string{"authorization", "cookie", "token", "secret", "password", "credential", "session", "api-key", "api_key", "apikey"}
-
-func isSecret(name string) bool {
-	name = strings.ToLower(name)
-	for _, part := range secretNames {
-		if strings.Contains(name, part) {
-			return true
-		}
-	}
-	return false
-}
-
 // hide returns a document without the values whose names say that they are
 // secret, without JWTs, and without queries, in which either may be. It changes
 // the document.
@@ -88,7 +77,7 @@ func hide(v any) any {
 	switch v := v.(type) {
 	case map[string]any:
 		for name, value := range v {
-			if isSecret(name) {
+			if authz.IsSecret(name) {
 				v[name] = secret
 				continue
 			}
