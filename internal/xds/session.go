@@ -36,7 +36,7 @@ func (s *Source) session(ctx context.Context, store *config.Store) (Ending, erro
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	client := discoveryv3.NewAggregatedDiscoveryServiceClient(conn)
-	st, err := client.DeltaAggregatedResources(ctx, grpc.MaxCallRecvMsgSize(maxMessage))
+	st, err := client.DeltaAggregatedResources(ctx, grpc.MaxCallRecvMsgSize(maxMessage), grpc.ForceCodecV2(newCodec()))
 	if err != nil {
 		return ConnectionError, err
 	}
