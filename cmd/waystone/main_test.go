@@ -36,7 +36,7 @@ func TestHelpListsTheTools(t *testing.T) {
 
 func TestTheProxiesAreCommandsForTheDemo(t *testing.T) {
 	for _, name := range []string{"waypoint", "ztunnel"} {
-		if out, err := run(t, name); err == nil || !strings.Contains(out, "flag --config: is required") {
+		if out, err := run(t, name); err == nil || !strings.Contains(out, "flag --identity: is required") {
 			t.Errorf("%s: got %v, %s", name, err, out)
 		}
 	}

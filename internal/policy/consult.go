@@ -32,13 +32,13 @@ func (j *journey) consult(s *Step, v *view, found *config.Destination, in *authz
 		case known && said:
 			a.Answer = answeredYes
 		case known:
-			a.Answer, a.Status = answeredNo, 403
+			a.Answer, a.Status, a.details = answeredNo, 403, deniedByExt
 		case p.Kind == authz.OPA && in.HTTP != nil && j.only == mesh.Key{}:
 			j.opa(&a, p, in)
 		}
 		s.Asked = append(s.Asked, a)
 		if a.Answer == answeredNo {
-			s.Allowed, s.Status, s.Logged = false, a.Status, deniedByExt
+			s.Allowed, s.Status, s.Logged = false, a.Status, a.details
 			return
 		}
 	}
@@ -57,13 +57,13 @@ func (j *journey) opa(a *Answer, p *authz.Provider, in *authz.Input) {
 	case err != nil && p.FailOpen:
 		a.Answer = answeredYes
 	case err != nil:
-		a.Answer, a.Status = answeredNo, p.Refusal()
+		a.Answer, a.Status, a.details = answeredNo, p.Refusal(), failedExt
 		j.d.assume("the policy of %s fails: %s", p.Name, err)
 	case answer.Allowed:
 		a.Answer = answeredYes
 		in.HTTP.Fields = extauthz.Apply(in.HTTP.Fields, answer.Edits)
 	default:
-		a.Answer, a.Status = answeredNo, answer.Status
+		a.Answer, a.Status, a.details = answeredNo, answer.Status, deniedByExt
 	}
 }
 

@@ -35,8 +35,9 @@ const (
 	closedPolicy = "(a policy that cannot be enforced)"
 )
 
-// afterwards are the details of requests that policies had let pass.
-var afterwards = []string{"via_upstream", "route_not_found", "direct_response", "cluster_not_found", "no_healthy_upstream", "response_timeout",
+// afterwards are the details of requests that policies had let pass. Not of them is
+// route_not_found, which ours says of a destination that is not served, too.
+var afterwards = []string{"via_upstream", "direct_response", "cluster_not_found", "no_healthy_upstream", "response_timeout",
 	"upstream_", "fault_filter_abort", "request_overall_timeout", "downstream_remote_disconnect{after", "no_cluster_found", "weighted_"}
 
 // decision returns what was decided, as far as the line says.

@@ -80,6 +80,8 @@ type Answer struct {
 	Rule     string `json:"rule"`
 	Answer   string `json:"answer"` // allowed, denied, or why it is not known
 	Status   int    `json:"status,omitempty"`
+
+	details string // as the log has them
 }
 
 // Explain says what would become of r. The error says what in r is wrong.

@@ -163,6 +163,8 @@ data: {mesh: "extensionProviders: [{name: ext, envoyExtAuthzGrpc: {service: ext.
 		{"a base", ReplayOptions{New: storefront, Base: nothing}, logged(denied("none")), "now allowed: (no ALLOW rule)"},
 		{"a base that says otherwise", ReplayOptions{New: storefront, Base: nothing}, logged(nil), "now allowed: (no ALLOW rule)"},
 		{"nothing was decided", ReplayOptions{New: storefront}, logged(map[string]any{"response_code": 503, "response_code_details": "overload", "upstream_host": nil}), "undetermined: shop/p: " + notDecided},
+		{"no route, or no destination", ReplayOptions{New: storefront}, logged(map[string]any{"response_code": 404, "response_code_details": "route_not_found", "upstream_host": nil, "response_flags": "NR"}), "undetermined: shop/p: " + notDecided},
+		{"no endpoint", ReplayOptions{New: storefront}, logged(map[string]any{"response_code": 503, "response_code_details": "no_healthy_upstream", "upstream_host": nil, "response_flags": "UH"}), "same: allowed"},
 		{"an address that nothing has", ReplayOptions{New: storefront}, logged(map[string]any{"downstream_local_address": "10.0.0.1:80", "upstream_cluster": nil, "authority": "x"}), "undetermined: : the destination: it is not in the manifests"},
 		{"found by the cluster", ReplayOptions{New: storefront}, logged(map[string]any{"downstream_local_address": "172.20.0.9:8080"}), "same: allowed"},
 		{"found by the authority", ReplayOptions{New: storefront}, logged(map[string]any{"downstream_local_address": nil, "upstream_cluster": nil, "authority": "cart.shop.svc.cluster.local:8080"}), "same: allowed"},
