@@ -85,7 +85,7 @@ func (x *exchange) explainRefused(r *refusal) {
 	}
 	if keep {
 		x.decision = x.newDecision(because)
-		r.tell(x.decision)
+		r.tell(x.decision, why)
 	}
 }
 
@@ -104,8 +104,11 @@ func (r *refusal) why(set *authz.Set, input func() *authz.Input) (string, *authz
 	return r.err.Error(), nil
 }
 
-// tell notes who refused it if it was not the policies.
-func (r *refusal) tell(d *decisions.Decision) {
+// tell notes who refused it, and why, if it was not the policies.
+func (r *refusal) tell(d *decisions.Decision, why string) {
+	if d.Explanation == nil {
+		d.Why = why
+	}
 	switch err := r.err.(type) {
 	case *tokenError:
 		d.Token = err.reason
@@ -152,7 +155,7 @@ func (o *opaque) explainRefused(err error) refusal {
 	}
 	if keep {
 		d := o.s.newDecision(because)
-		r.tell(d)
+		r.tell(d, why)
 		w.options.Recent.Add(d)
 	}
 	return r

@@ -47,6 +47,7 @@ type Row struct {
 	RequestID        string             `json:"requestID,omitempty"`
 	Token            string             `json:"token,omitempty"`
 	Provider         string             `json:"provider,omitempty"`
+	Why              string             `json:"why,omitempty"`
 	Explanation      *authz.Explanation `json:"explanation,omitempty"`
 }
 
@@ -90,7 +91,7 @@ func (d *Decision) row() Row {
 		At: d.At.UTC(), Allowed: d.Allowed, Status: d.Status,
 		Source: d.Source.String(), SourceWorkload: d.SourceWorkload, SourceIP: d.SourceIP, RequestPrincipal: d.RequestPrincipal,
 		Destination: d.Destination, Method: d.Method, Host: d.Host, Path: d.Path, RequestID: d.RequestID,
-		Token: d.Token, Provider: d.Provider, Explanation: d.Explanation,
+		Token: d.Token, Provider: d.Provider, Why: d.Why, Explanation: d.Explanation,
 	}
 }
 
@@ -118,10 +119,10 @@ func (a *Answer) text() string {
 // says.
 func (r *Row) why() string {
 	switch {
-	case r.Token != "" && !r.Allowed:
-		return "denied: " + strconv.Quote(r.Token)
-	case r.Provider != "" && !r.Allowed:
-		return "denied by provider " + strconv.Quote(r.Provider)
+	case r.Why != "" && strings.ContainsFunc(r.Why, func(r rune) bool { return !strconv.IsPrint(r) }):
+		return strconv.Quote(r.Why)
+	case r.Why != "":
+		return r.Why
 	case r.Explanation != nil:
 		return r.Explanation.Line()
 	case r.Allowed:

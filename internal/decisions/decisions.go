@@ -43,6 +43,7 @@ type Decision struct {
 
 	Token    string // why a JWT was refused, in Envoy's words; never the JWT
 	Provider string // why an authorizer refused, after its name: "opa: denied"
+	Why      string // in a line, if it was either of them, and by which rule
 }
 
 // So many allowed ones are kept for each refusal, one in so many.
@@ -185,7 +186,7 @@ func (d *Decision) own() {
 	d.Path, _, _ = strings.Cut(d.Path, "?")
 	d.Path, _, _ = strings.Cut(d.Path, "#")
 	for _, s := range [...]*string{
-		&d.SourceWorkload, &d.RequestPrincipal, &d.Destination, &d.Method, &d.Host, &d.Path, &d.RequestID, &d.Token, &d.Provider,
+		&d.SourceWorkload, &d.RequestPrincipal, &d.Destination, &d.Method, &d.Host, &d.Path, &d.RequestID, &d.Token, &d.Provider, &d.Why,
 		&d.Source.TrustDomain, &d.Source.Namespace, &d.Source.ServiceAccount,
 	} {
 		*s = clip(*s)

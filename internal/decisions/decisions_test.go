@@ -197,15 +197,15 @@ func TestText(t *testing.T) {
 		refusal("1"), pass("2"),
 		{At: noon, SourceIP: netip.MustParseAddr("10.0.0.9"), Destination: "db:3306"},
 		{At: noon, Allowed: true},
-		{At: noon, Status: 401, Method: "GET", Path: "/a b\n", Token: "Jwt is expired"},
-		{At: noon, Status: 403, Method: "GET", Path: "/", Provider: "opa: denied\nby rule", Explanation: &authz.Explanation{Allowed: true}},
+		{At: noon, Status: 401, Method: "GET", Path: "/a b\n", Token: "Jwt is expired", Why: "denied: Jwt is expired"},
+		{At: noon, Status: 403, Method: "GET", Path: "/", Provider: "opa: lost", Why: "denied, for want of an answer\nby rule", Explanation: &authz.Explanation{Allowed: true}},
 	} {
 		*now++
 		r.Add(d)
 	}
 	got, err := r.Query(url.Values{"format": {"text"}})
-	want := `2023-08-28T12:00:00.716Z 403 GET / - - denied by provider "opa: denied\nby rule"
-2023-08-28T12:00:00.716Z 401 GET "/a b\n" - - denied: "Jwt is expired"
+	want := `2023-08-28T12:00:00.716Z 403 GET / - - "denied, for want of an answer\nby rule"
+2023-08-28T12:00:00.716Z 401 GET "/a b\n" - - denied: Jwt is expired
 2023-08-28T12:00:00.716Z - - - - - allowed
 2023-08-28T12:00:00.716Z - - - 10.0.0.9 db:3306 denied
 2023-08-28T12:00:00.716Z 200 GET /public/1 spiffe://cluster.local/ns/shop/sa/front reviews.books.svc.cluster.local:9080 allowed by AuthorizationPolicy books/readers rule 0

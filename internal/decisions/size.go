@@ -36,7 +36,7 @@ func (d *Decision) fit() int {
 // text is the length of the strings of d itself.
 func (d *Decision) text() (n int) {
 	for _, s := range [...]string{
-		d.SourceWorkload, d.RequestPrincipal, d.Destination, d.Method, d.Host, d.Path, d.RequestID, d.Token, d.Provider,
+		d.SourceWorkload, d.RequestPrincipal, d.Destination, d.Method, d.Host, d.Path, d.RequestID, d.Token, d.Provider, d.Why,
 		d.Source.TrustDomain, d.Source.Namespace, d.Source.ServiceAccount,
 	} {
 		n += len(s)

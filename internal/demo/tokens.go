@@ -42,6 +42,7 @@ func (d *demo) token(ctx context.Context) error {
 	d.check(ctx, d.sleep, getAPI, denied)
 	d.why(ctx, "AuthorizationPolicy default/productpage-api")
 	d.check(ctx, d.sleep, asForger, unsigned)
+	d.why(ctx, "denied: "+unsigned.text)
 	d.check(ctx, d.sleep, asReader, products)
 	d.check(ctx, d.sleep, asGuest, products)
 	d.check(ctx, d.sleep, getPage, allowed)
@@ -54,7 +55,7 @@ func (d *demo) opa(ctx context.Context) error {
 		return err
 	}
 	d.check(ctx, d.sleep, asGuest, noReader)
-	d.why(ctx, "bookinfo-opa")
+	d.why(ctx, "denied by the authorizer bookinfo-opa, asked by istio-ext-authz-bookinfo-opa-ns[default]-policy[productpage-readers]")
 	d.check(ctx, d.sleep, asReader, products)
 	d.check(ctx, d.sleep, getPage, allowed)
 	return nil
