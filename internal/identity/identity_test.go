@@ -288,7 +288,7 @@ func TestIDs(t *testing.T) {
 }
 
 func TestOpenRefusesWhatItDoesNotKnow(t *testing.T) {
-	for _, spec := range []string{"", "self:", "files:", "istio:", "istio:istiod.istio-system:15012", "vault:x", "spiffe:http://x", "files:" + t.TempDir() + "/none"} {
+	for _, spec := range []string{"", "self:", "files:", "istio:", "istio:istiod.istio-system:15012", "istio:http://istiod:15010", "vault:x", "spiffe:http://x", "files:" + t.TempDir() + "/none"} {
 		src, err := Open(spec, Options{})
 		if err == nil {
 			t.Errorf("Open(%q) = %T", spec, src)

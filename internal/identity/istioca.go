@@ -89,6 +89,9 @@ func openIstio(addr string, o Options) (*Istio, error) {
 	if err := o.Istiod.Check(); err != nil {
 		return nil, fmt.Errorf("identity: istio:%s: %w", addr, err)
 	}
+	if o.Istiod.Plain() {
+		return nil, fmt.Errorf("identity: istio:%s: whom we trust must not come over a connection that is not protected: want https", addr)
+	}
 	return newIstio("identity: istio:"+addr, o, &istioCA{o: o.Istiod, impersonate: o.Impersonate, ttl: o.TTL}), nil
 }
 

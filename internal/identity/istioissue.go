@@ -82,7 +82,7 @@ func (c *istioCA) issue(ctx context.Context, id ID) (*issued, error) {
 // others than it was made by.
 func (c *istioCA) connection() (*grpc.ClientConn, error) {
 	roots, err := c.o.RootsText()
-	if err != nil && !c.o.Plain() {
+	if err != nil {
 		return nil, err
 	}
 	c.mu.Lock()

@@ -95,6 +95,9 @@ func New(o Options) (*Source, error) {
 // until it answers.
 func (s *Source) Run(ctx context.Context, store *config.Store) error {
 	s.convert.root = store.Options().RootNamespace
+	if s.o.Istiod.Plain() {
+		s.o.Log.Warn("xds: the connection to istiod is not protected: whoever is between can change what is in force", "address", s.o.Istiod.Address)
+	}
 	backoff := firstBackoff
 	for ctx.Err() == nil {
 		start := time.Now()
