@@ -106,7 +106,7 @@ func (r *Request) head(host string, port uint16, normalize func(string) (string,
 			h.Authority += ":" + strconv.Itoa(int(port))
 		}
 	}
-	if r.Token != "" && !r.TrustToken {
+	if r.Token != "" {
 		h.Fields = h.Fields.Set("authorization", "Bearer "+r.Token)
 	}
 	path, err := normalize(h.Path)
