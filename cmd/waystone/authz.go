@@ -64,14 +64,16 @@ func answering(c *cobra.Command, args cobra.PositionalArgs, run func(*cobra.Comm
 
 // A meshFlags is what says where manifests are, and what they do not say.
 type meshFlags struct {
-	paths []string
-	o     policy.Options
-	as    string
+	paths      []string
+	meshConfig string
+	o          policy.Options
+	as         string
 }
 
 func (f *meshFlags) define(c *cobra.Command) {
 	set := c.Flags()
 	set.StringArrayVarP(&f.paths, "filename", "f", nil, "a file or directory of manifests; may be given again")
+	set.StringVar(&f.meshConfig, "mesh-config", "", "a file with MeshConfig (default: the ConfigMap istio of the root namespace among the manifests)")
 	set.StringVar(&f.o.TrustDomain, "trust-domain", "", "our trust domain (default: as MeshConfig says, or cluster.local)")
 	set.StringVar(&f.o.RootNamespace, "root-namespace", "", "the namespace whose policies are for the whole mesh (default: as MeshConfig says, or istio-system)")
 	set.StringVar(&f.o.ClusterDomain, "cluster-domain", "cluster.local", "the domain of services' names")
@@ -97,6 +99,13 @@ func (f *meshFlags) read() (policy.Options, *policy.Manifests, error) {
 		return o, nil, errors.New("flag --filename, -f: is required: a file or directory of manifests")
 	}
 	m, err := policy.Read(f.paths...)
+	if err == nil && f.meshConfig != "" {
+		var data []byte
+		if data, err = os.ReadFile(f.meshConfig); err != nil {
+			return o, nil, fmt.Errorf("flag --mesh-config: %w", err)
+		}
+		m.AddMesh(f.meshConfig, data)
+	}
 	return o, m, err
 }
 

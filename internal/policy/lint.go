@@ -43,13 +43,15 @@ func (m *Mesh) Lint() []Finding {
 	said := m.said()
 	o := authz.Options{TrustDomain: m.o.TrustDomain, Aliases: said.Aliases, RootNamespace: m.o.RootNamespace, Providers: said.Providers, NoServerNames: true}
 	var out []Finding
+	told := map[mesh.Key]bool{}
 	for _, f := range lint.Lint(o, policies, w) {
 		key := mesh.Key{Kind: f.Kind}
 		key.Namespace, key.Name, _ = strings.Cut(f.Policy, "/")
+		told[key] = told[key] || f.Check == lint.Invalid
 		file, line := m.place(key, f.Field)
 		out = append(out, Finding{f, file, line})
 	}
-	out = append(out, m.refused()...)
+	out = append(out, m.refused(told)...)
 	slices.SortStableFunc(out, func(a, b Finding) int { return cmp.Or(cmp.Compare(a.File, b.File), cmp.Compare(a.Line, b.Line)) })
 	return out
 }
@@ -60,9 +62,12 @@ func generated(p *authz.Policy) bool {
 	return strings.HasPrefix(p.Name, "converted_") || p.Name == "istio_converted_static_strict"
 }
 
-// refused returns the problems as findings.
-func (m *Mesh) refused() (out []Finding) {
-	for _, e := range m.errs {
+// refused returns the problems as findings, but for those of told.
+func (m *Mesh) refused(told map[mesh.Key]bool) (out []Finding) {
+	for _, e := range m.refusals() {
+		if told[e.Object] {
+			continue
+		}
 		f := Finding{lint.Refused(e.Object.Kind, strings.TrimPrefix(e.Object.Namespace+"/"+e.Object.Name, "/"), e.Field, e.Reason), e.File, e.Line}
 		if f.Kind == "" {
 			f.Kind, f.Policy = "document", ""

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"sync"
 
+	"github.com/waystone-mesh/waystone/authz"
 	"github.com/waystone-mesh/waystone/internal/config"
 	"github.com/waystone-mesh/waystone/internal/identity"
 	"github.com/waystone-mesh/waystone/internal/manifest"
@@ -113,24 +114,43 @@ func (m *Mesh) view(gateway mesh.Key, more ...config.Update) *view {
 // Problems are the objects, documents and files that the proxies would refuse:
 // they keep what was in force before, or fail closed.
 func (m *Mesh) Problems() (out []error) {
-	for _, e := range m.errs {
+	for _, e := range m.refusals() {
 		out = append(out, e)
 	}
-	told := map[mesh.Key]bool{}
-	gateways := []mesh.Key{node}
-	for _, g := range m.view(node).Gateways() {
-		gateways = append(gateways, g.Key())
+	return out
+}
+
+// refusals returns what is wrong in the files, and then what came to be wrong when
+// they were put together.
+func (m *Mesh) refusals() []*manifest.Error {
+	out := slices.Clone(m.errs)
+	told := map[string]bool{}
+	for _, e := range out {
+		told[e.Error()] = true
 	}
-	for _, k := range gateways {
+	for _, k := range append([]mesh.Key{node}, m.gateways()...) {
 		for _, r := range m.view(k).rejected {
 			var e *manifest.Error
-			if errors.As(r.Err, &e) || told[r.Key] {
-				continue
+			if !errors.As(r.Err, &e) {
+				e = &manifest.Error{Object: r.Key, Reason: r.Err.Error()}
+				if f := (*authz.FieldError)(nil); errors.As(r.Err, &f) {
+					e.Field, e.Reason = f.Field, f.Reason
+				}
+				e.File, e.Line = m.place(r.Key, e.Field)
 			}
-			told[r.Key] = true
-			file, line := m.place(r.Key, "")
-			out = append(out, &manifest.Error{File: file, Line: line, Object: r.Key, Reason: r.Err.Error()})
+			if !told[e.Error()] {
+				told[e.Error()] = true
+				out = append(out, e)
+			}
 		}
+	}
+	return out
+}
+
+// gateways returns the keys of the waypoints.
+func (m *Mesh) gateways() (out []mesh.Key) {
+	for _, g := range m.view(node).Gateways() {
+		out = append(out, g.Key())
 	}
 	return out
 }

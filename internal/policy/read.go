@@ -78,7 +78,19 @@ func (m *Manifests) Add(name string, data []byte) {
 	if m.seen == nil {
 		m.seen = map[mesh.Key]*manifest.Object{}
 	}
-	f := manifest.Decode(name, data)
+	m.add(manifest.Decode(name, data))
+	m.drafts = append(m.drafts, drafts(name, data)...)
+}
+
+// AddMesh adds a file that is MeshConfig, which goes before one in a ConfigMap.
+func (m *Manifests) AddMesh(name string, data []byte) {
+	if m.seen == nil {
+		m.seen = map[mesh.Key]*manifest.Object{}
+	}
+	m.add(manifest.DecodeMesh(name, data))
+}
+
+func (m *Manifests) add(f *manifest.File) {
 	m.errs = append(m.errs, f.Errors...)
 	for _, o := range f.Objects {
 		if before := m.seen[o.Key]; before != nil {
@@ -93,7 +105,6 @@ func (m *Manifests) Add(name string, data []byte) {
 			m.errs = append(m.errs, o.Err)
 		}
 	}
-	m.drafts = append(m.drafts, drafts(name, data)...)
 }
 
 // isPolicy reports whether an object says who may do what, and does not only
