@@ -39,6 +39,7 @@ const (
 	TokenOptional     Check = "token-optional"      // nobody asks for the JWT that it verifies
 	NoProvider        Check = "no-provider"         // there is nobody to ask: it denies
 	NoRehearsal       Check = "no-rehearsal"        // a CUSTOM policy has no dry run
+	ReplacesNothing   Check = "replaces-nothing"    // what it is to take the place of is not there
 	Shadowed          Check = "shadowed"            // another rule does all it does
 	NeverAllows       Check = "never-allows"        // a DENY rule denies all it allows
 )
@@ -87,6 +88,7 @@ func Lint(o authz.Options, policies []*authz.Policy, w *World) []Finding {
 		l.tcp(s)
 		l.node(s)
 		l.custom(s)
+		l.candidate(s, policies)
 	}
 	l.shadows()
 	l.authentications()
@@ -204,4 +206,13 @@ func (l *linter) custom(s *subject) {
 		l.add(NoRehearsal, Error, s, "metadata.annotations[istio.io/dry-run]", "nobody is asked for a dry run, so the policy does nothing",
 			"remove the annotation")
 	}
+}
+
+// candidate looks for what a policy under dry run is to take the place of.
+func (l *linter) candidate(s *subject, policies []*authz.Policy) {
+	if s.Replaces == "" || slices.ContainsFunc(policies, func(p *authz.Policy) bool { return p.Namespace == s.Namespace && p.Name == s.Replaces && p != s.Policy }) {
+		return
+	}
+	l.add(ReplacesNothing, Warning, s, "metadata.annotations[waystone.dev/replaces]",
+		fmt.Sprintf("there is no %s %s/%s whose place it could take: it is tried as one more", authz.Kind, s.Namespace, s.Replaces), "name one that is there, in the namespace of the policy")
 }
