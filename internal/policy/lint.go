@@ -181,3 +181,22 @@ func Worst(findings []Finding) (errors, warnings bool) {
 	}
 	return errors, warnings
 }
+
+// Findings returns findings for people: a line for each, and how many there are.
+func Findings(list []Finding) string {
+	var b strings.Builder
+	errs, warnings := 0, 0
+	for _, f := range list {
+		b.WriteString(f.String() + "\n")
+		if f.Level == "error" {
+			errs++
+		} else {
+			warnings++
+		}
+	}
+	if len(list) == 0 {
+		return "nothing to find fault with\n"
+	}
+	fmt.Fprintf(&b, "%d errors, %d warnings\n", errs, warnings)
+	return b.String()
+}

@@ -3,6 +3,7 @@ package policy
 import (
 	"cmp"
 	"fmt"
+	"io"
 	"maps"
 	"os"
 	"path/filepath"
@@ -177,4 +178,13 @@ func (m *Manifests) problems() []*manifest.Error {
 		return cmp.Or(cmp.Compare(a.File, b.File), cmp.Compare(a.Line, b.Line))
 	})
 	return out
+}
+
+// ReadAtMost reads all that r has, which must not be more than so many bytes.
+func ReadAtMost(r io.Reader, most int) ([]byte, error) {
+	data, err := io.ReadAll(io.LimitReader(r, int64(most)+1))
+	if err == nil && len(data) > most {
+		err = fmt.Errorf("is longer than %d bytes", most)
+	}
+	return data, err
 }

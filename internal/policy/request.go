@@ -177,3 +177,18 @@ func splitWords(claims map[string]any, names []string) map[string]any {
 	}
 	return out
 }
+
+// AddKeys takes a key set for the one that would be fetched at a jwksUri or, by
+// OpenID Connect Discovery, from an issuer.
+func (r *Request) AddKeys(uri string, content []byte) error {
+	keys, err := jwt.ParseKeys(content)
+	if keys == nil || keys.Len() == 0 {
+		return errors.Join(errors.New("there is no key to be used"), err)
+	}
+	if r.Keys == nil {
+		r.Keys = jwt.Ring{}
+	}
+	r.Keys[jwt.Source{URI: uri}] = keys
+	r.Keys[jwt.Source{Issuer: uri}] = keys
+	return nil
+}

@@ -61,12 +61,7 @@ func FromDump(o Options, data []byte) (*Mesh, error) {
 	m := &Mesh{o: o, only: mesh.Key{Kind: "Gateway", Namespace: d.Gateway.Namespace, Name: d.Gateway.Name}, views: map[mesh.Key]*view{},
 		place: func(mesh.Key, string) (string, int) { return "", 0 }}
 	add := func(r config.Resource) { m.updates = append(m.updates, config.Update{Value: r}) }
-	gw := &config.Gateway{Namespace: d.Gateway.Namespace, Name: d.Gateway.Name, Class: d.Gateway.Class, ServiceAccount: d.Gateway.ServiceAccount, For: config.ForAll}
-	for _, a := range d.Gateway.Addresses {
-		if a := fromAddress(a); a != nil {
-			gw.Addresses = append(gw.Addresses, *a)
-		}
-	}
+	gw := fromGateway(d.Gateway)
 	add(gw)
 	settings, err := fromMesh(&d)
 	if err != nil {
@@ -102,9 +97,24 @@ func FromDump(o Options, data []byte) (*Mesh, error) {
 		add(fromRoute(&d.Routes[i]))
 	}
 	for _, r := range d.Rejected {
-		m.errs = append(m.errs, &manifest.Error{Object: mesh.Key{Kind: r.Kind, Namespace: r.Namespace, Name: r.Name}, Reason: r.Reason})
+		e := &manifest.Error{Object: mesh.Key{Kind: r.Kind, Namespace: r.Namespace, Name: r.Name}, Reason: r.Reason}
+		if r.Closed { // it is not said what it is attached to, and so it is all that it could be
+			e.Reason += "; what it is attached to refuses everyone"
+			m.updates = append(m.updates, config.Update{Key: e.Object, Err: e})
+		}
+		m.errs = append(m.errs, e)
 	}
 	return m, nil
+}
+
+func fromGateway(g *dump.Gateway) *config.Gateway {
+	out := &config.Gateway{Namespace: g.Namespace, Name: g.Name, Class: g.Class, ServiceAccount: g.ServiceAccount, For: config.ForAll}
+	for _, a := range g.Addresses {
+		if a := fromAddress(a); a != nil {
+			out.Addresses = append(out.Addresses, *a)
+		}
+	}
+	return out
 }
 
 // protocolsOf returns what is declared to be spoken on ports, by service and port.

@@ -78,6 +78,25 @@ func cases(t *testing.T) *Suite {
 	return s
 }
 
+// A policy that never was good closes there, and so here.
+func TestRunningIsAsClosed(t *testing.T) {
+	m := New(Options{}, manifests("apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: bad, namespace: shop}\nspec: {rulez: 1, targetRefs: [{kind: Service, group: '', name: cart}]}").With(shop(t)))
+	gateway := mesh.Key{Kind: "Gateway", Namespace: "shop", Name: "waypoint"}
+	v := m.view(gateway)
+	data, err := json.Marshal(dump.Waypoint(dump.Subject{Snapshot: v.Snapshot, Rejected: v.rejected, Identity: nobody{}}, gateway, ":15008"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	running, err := FromDump(Options{}, data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	x := explain(t, running, Request{To: "Service/shop/cart", From: "shop/storefront"})
+	if x.Allowed || len(x.Problems) != 1 || !strings.Contains(x.Problems[0], "refuses everyone") || !strings.Contains(x.Line, "shop/bad was rejected") {
+		t.Errorf("got %s", x)
+	}
+}
+
 // What is in the waypoint alone is not asked here.
 func TestRunningDoesNotAskItsOPA(t *testing.T) {
 	m, err := FromDump(Options{}, dumped(t, examples, examples+"/opa"))
