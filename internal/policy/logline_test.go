@@ -2,6 +2,7 @@ package policy
 
 import (
 	"encoding/json"
+	"errors"
 	"reflect"
 	"strings"
 	"testing"
@@ -44,7 +45,7 @@ func TestLinesThatAreNotRead(t *testing.T) {
 		`[]`:                                              errNotJSON,
 		``:                                                errNotJSON,
 	} {
-		if err := new(logLine).read(text); err != want {
+		if err := new(logLine).read(text); !errors.Is(err, want) {
 			t.Errorf("%s: got %v, want %v", text, err, want)
 		}
 	}
