@@ -1,6 +1,7 @@
 package waypoint
 
 import (
+	"errors"
 	"time"
 
 	"github.com/waystone-mesh/waystone/authz"
@@ -97,7 +98,8 @@ func (r *refusal) record(d *telemetry.Decision) {
 // why says in a line why it was refused, and if the policies did, all that they
 // say.
 func (r *refusal) why(set *authz.Set, input func() *authz.Input) (string, *authz.Explanation) {
-	if _, policy := r.err.(*deniedError); policy {
+	var denied *deniedError
+	if errors.As(r.err, &denied) {
 		because := set.Brief(input())
 		return because.Line(), because
 	}
@@ -109,18 +111,23 @@ func (r *refusal) tell(d *decisions.Decision, why string) {
 	if d.Explanation == nil {
 		d.Why = why
 	}
-	switch err := r.err.(type) {
-	case *tokenError:
-		d.Token = err.reason
-	case *unauthorizedError:
-		d.Provider = err.question.Provider + ": denied"
-		if err.answer.Err != nil {
-			d.Provider = err.question.Provider + ": " + err.answer.Err.Error()
-		}
-	case *unaskedError:
-		d.Provider = err.question.Provider + ": there is no such authorizer"
-	case *tooLargeError:
-		d.Provider = err.question.Provider + ": there is more content than it takes"
+	var (
+		token        *tokenError
+		unauthorized *unauthorizedError
+		unasked      *unaskedError
+		tooLarge     *tooLargeError
+	)
+	switch {
+	case errors.As(r.err, &token):
+		d.Token = token.reason
+	case errors.As(r.err, &unauthorized) && unauthorized.answer.Err != nil:
+		d.Provider = unauthorized.question.Provider + ": " + unauthorized.answer.Err.Error()
+	case errors.As(r.err, &unauthorized):
+		d.Provider = unauthorized.question.Provider + ": denied"
+	case errors.As(r.err, &unasked):
+		d.Provider = unasked.question.Provider + ": there is no such authorizer"
+	case errors.As(r.err, &tooLarge):
+		d.Provider = tooLarge.question.Provider + ": there is more content than it takes"
 	}
 }
 

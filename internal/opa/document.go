@@ -217,7 +217,7 @@ func partsOf(content, kind string) (ast.Value, error) {
 	parts := map[string][]*ast.Term{}
 	for reader := multipart.NewReader(strings.NewReader(content), boundary); ; {
 		part, err := reader.NextPart()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			break
 		}
 		if err != nil {
