@@ -20,7 +20,7 @@ func TestMainEndsAsItsErrorSays(t *testing.T) {
 		want int
 	}{{nil, 0}, {errors.New("no"), 1}, {three{}, 3}, {fmt.Errorf("x: %w", three{}), 3}} {
 		c := &cobra.Command{SilenceErrors: true, SilenceUsage: true, RunE: func(*cobra.Command, []string) error { return tt.err }}
-		c.SetArgs(nil)
+		c.SetArgs([]string{})
 		if got := Main(c); got != tt.want {
 			t.Errorf("%v: got %d, want %d", tt.err, got, tt.want)
 		}
