@@ -1,6 +1,7 @@
 package authz_test
 
 import (
+	"fmt"
 	"math/rand/v2"
 	"net/netip"
 	"slices"
@@ -233,5 +234,34 @@ func completeToken(out, other *authz.Input, k *authz.Known) {
 			}
 		}
 		out.Token = &t
+	}
+}
+
+// BenchmarkJudge measures a judgement for which the identity is not known, of as
+// many rules.
+func BenchmarkJudge(b *testing.B) {
+	for _, n := range []int{1, 10, 100} {
+		b.Run(fmt.Sprintf("rules=%d", n), func(b *testing.B) {
+			p := &authz.Policy{Name: "p", Namespace: "n"}
+			for i := range n {
+				p.Rules = append(p.Rules, authz.Rule{
+					From: []authz.Source{{ServiceAccounts: []string{fmt.Sprintf("sa-%d", i)}}},
+					To:   []authz.Operation{{Methods: []string{"GET"}, Paths: []string{fmt.Sprintf("/%d/*", i)}}},
+				})
+			}
+			set, err := authz.Compile(authz.Options{}, p)
+			if err != nil {
+				b.Fatal(err)
+			}
+			j := authz.NewJudge(set)
+			in := &authz.Input{HTTP: &l7.Request{Method: "GET", Path: "/0/x"}}
+			k := &authz.Known{Lack: authz.Lacking(authz.Principal)}
+			b.ReportAllocs()
+			for b.Loop() {
+				if j.Judge(in, k).Result != authz.Unknown {
+					b.Fatal("it is known")
+				}
+			}
+		})
 	}
 }
