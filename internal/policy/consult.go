@@ -21,6 +21,9 @@ const (
 // consult tells whom the CUSTOM policies have asked, and what it answers if it
 // can be asked here: a policy in Rego.
 func (j *journey) consult(s *Step, v *view, found *config.Destination, in *authz.Input) {
+	if j.said().Providers == nil && len(j.custom()) > 0 {
+		j.d.assume("there are no authorizers: there is no MeshConfig among the manifests, and no --mesh-config")
+	}
 	for q := found.Policies.Ask(in, nil); q != nil; q = found.Policies.Ask(in, q) {
 		p := v.Mesh().Providers[q.Provider]
 		if p == nil {
