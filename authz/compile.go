@@ -18,11 +18,6 @@ type Options struct {
 	// refuses what its rules match.
 	Providers map[string]*Provider
 
-	// NoServerNames says that nobody looks into TLS, so that Input.SNI is never set.
-	// Policies that ask for it are then not supported: a DENY that waits for a
-	// server name would never come to deny.
-	NoServerNames bool
-
 	// L4 compiles for the node tunnel, which sees no HTTP: see the package
 	// comment.
 	L4 bool
@@ -239,9 +234,9 @@ func (c *compiler) all(at string, fields []field, v view) (*Expr, bool) {
 
 // field compiles one field: one of its values, and none of its notValues.
 func (c *compiler) field(at string, f field, v view) (out []*Expr) {
-	if why := c.missing(f.kind); why != "" {
+	if f.kind == fieldMetadata {
 		if v == requests { // of connections it would be said again
-			c.errs = append(c.errs, c.unsupported(at+".key", why))
+			c.errs = append(c.errs, c.unsupported(at+".key", "there are no Envoy filters here whose metadata could be asked for"))
 		}
 		return nil
 	}
@@ -252,17 +247,6 @@ func (c *compiler) field(at string, f field, v view) (out []*Expr) {
 		out = append(out, Not(c.origin(name), c.any(name, f, f.notValues, v)))
 	}
 	return out
-}
-
-// missing says what of a kind of condition is not there to be enforced, or "".
-func (c *compiler) missing(k fieldKind) string {
-	switch {
-	case k == fieldMetadata:
-		return "there are no Envoy filters here whose metadata could be asked for"
-	case k == fieldSNI && c.o.NoServerNames:
-		return "the server name of a connection is not read here"
-	}
-	return ""
 }
 
 // any compiles the values of a field.

@@ -137,6 +137,14 @@ func (e *Expr) asksHTTP() bool {
 	return e.op == opMatch && e.attr.IsHTTP() || slices.ContainsFunc(e.kids, (*Expr).asksHTTP)
 }
 
+// asksName reports whether e asks for the server name of a connection.
+func (e *Expr) asksName() bool {
+	if e == nil {
+		return false
+	}
+	return e.op == opMatch && e.attr == SNI || slices.ContainsFunc(e.kids, (*Expr).asksName)
+}
+
 // Origin returns the field that e was compiled from, such as
 // "AuthorizationPolicy default/reviews: spec.rules[0].from[1].source.principals[2]".
 func (e *Expr) Origin() string { return e.origin }

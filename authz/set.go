@@ -122,6 +122,7 @@ type Set struct {
 	http, opaque decider
 	entries      []*Entry // all of them, in the order of their names
 	trials       []Trial
+	names        bool   // a rule about connections asks for the server name
 	closed       string // Details of a set that denies everything
 	why          string // and the reason
 }
@@ -201,12 +202,17 @@ func newSet(entries []Entry, short int) *Set {
 	for _, e := range all {
 		s.http.add(e, e.HTTP)
 		s.opaque.add(e, e.Opaque)
+		s.names = s.names || e.Opaque.asksName()
 	}
 	s.http.build(short)
 	s.opaque.build(short)
 	s.trials = s.candidates(short)
 	return s
 }
+
+// AsksServerName reports whether a rule waits for the server name of a connection
+// that is not HTTP: Input.SNI must then be looked for.
+func (s *Set) AsksServerName() bool { return s != nil && s.names }
 
 // fullName names a policy: namespace/name.
 func fullName(namespace, name string) string { return strings.TrimPrefix(namespace+"/"+name, "/") }

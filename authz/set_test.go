@@ -222,23 +222,28 @@ func TestAskGoesOnAfterAQuestionOfAnotherSet(t *testing.T) {
 	}
 }
 
-// Where nobody reads server names, a policy that asks for one cannot be kept: it
-// is refused, and closes its target, rather than never deny. What the node tunnel
-// does not look at, it has no need of.
-func TestNoServerNamesMeansNoPolicyAboutThem(t *testing.T) {
-	for _, action := range []authz.Action{authz.Allow, authz.Deny} {
-		p := &authz.Policy{Name: "p", Namespace: "default", Action: action, Rules: []authz.Rule{{When: []authz.Condition{{Key: "connection.sni", NotValues: []string{"db"}}}}}}
-		set, err := authz.Compile(authz.Options{NoServerNames: true}, p)
-		if want := "spec.rules[0].when[0].key: the server name"; !errors.Is(err, authz.ErrUnsupported) || !strings.Contains(err.Error(), want) {
-			t.Errorf("%v: got %v, want …%s…", action, err, want)
-		}
-		if v := set.Check(&authz.Input{}); v.Allowed {
-			t.Errorf("%v: allowed", action)
-		}
-		for _, o := range []authz.Options{{}, {NoServerNames: true, L4: true}} {
-			if _, err := authz.Compile(o, p); err != nil {
-				t.Errorf("%v: by %+v: %v", action, o, err)
+// Who is asked by server name has to look for one, whatever the action; and who
+// sees no HTTP does not ask for it.
+func TestAsksServerName(t *testing.T) {
+	when := func(key string) []authz.Rule {
+		return []authz.Rule{{When: []authz.Condition{{Key: key, NotValues: []string{"192.0.2.1"}}}}}
+	}
+	for _, action := range []authz.Action{authz.Allow, authz.Deny, authz.Audit} {
+		for _, dry := range []bool{false, true} {
+			for key, want := range map[string]bool{"connection.sni": true, "source.ip": false} {
+				p := &authz.Policy{Name: "p", Namespace: "default", Action: action, DryRun: dry && action != authz.Audit, Rules: when(key)}
+				set, err := authz.Compile(authz.Options{}, p)
+				if err != nil || set.AsksServerName() != want {
+					t.Errorf("%v by %s: %v, %v", action, key, set.AsksServerName(), err)
+				}
+				if node, err := authz.Compile(authz.Options{L4: true}, p); err == nil && node.AsksServerName() {
+					t.Errorf("%v by %s: the node asks", action, key)
+				}
 			}
 		}
+	}
+	var none *authz.Set
+	if none.AsksServerName() || authz.Closed("x").AsksServerName() {
+		t.Error("nobody asks")
 	}
 }

@@ -53,6 +53,42 @@ func TestClocks(t *testing.T) {
 	}
 }
 
+// TestSilentClientsCannotHide refuses who says nothing where a policy asks for the
+// server name, or half of a greeting: what comes later would not be heard.
+func TestSilentClientsCannotHide(t *testing.T) {
+	for name, said := range map[string]string{"nothing": "", "half a greeting": "\x16\x03\x01\x00\x80\x01"} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r := newRig(t, nil)
+				r.apply(`
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: named, namespace: default}
+spec:
+  targetRefs: [{kind: Service, group: "", name: items}]
+  action: DENY
+  rules: [{when: [{key: connection.sni, values: [bad.example.com]}]}]
+`)
+				w := newWire()
+				r.do(func() {
+					r.openOn(w)
+					w.arrive(said)
+				})
+				time.Sleep(2*detectTimeout + time.Second)
+				r.do(func() {
+					if !w.reset || len(r.dials) > 0 {
+						t.Errorf("reset: %v; %d dials", w.reset, len(r.dials))
+					}
+				})
+				if log := strings.Join(r.logged(), ""); !strings.Contains(log, `"connection_termination_details":"waypoint:_a_policy_asks_for_the_server_name`) {
+					t.Errorf("logged %s", log)
+				}
+				r.wantNothingLeft()
+			})
+		})
+	}
+}
+
 // TestUpstreamsAreGivenUp closes connections to endpoints that nobody has used
 // for a minute, and resets those that the endpoint does not close in turn.
 func TestUpstreamsAreGivenUp(t *testing.T) {

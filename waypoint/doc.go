@@ -14,6 +14,7 @@
 //
 //	terminate.go   a CONNECT arrives: who is calling, which destination do they name
 //	detect.go      peek at the first bytes: HTTP/2, HTTP/1.1, or opaque
+//	greeting.go    and on, for the server name of TLS, if a policy asks for it
 //	client.go      the two kinds of client: an HTTP/1.1 connection, an HTTP/2 stream
 //	exchange.go    one request, step by step, in the order of Istio's filters:
 //	admit.go         may it be judged at all, and as what

@@ -27,6 +27,7 @@ type opaque struct {
 	s        *session
 	dest     *config.Destination
 	input    authz.Input
+	named    bool            // the server name was looked for
 	asked    *authz.Question // the last question that was answered with yes
 	endpoint *mesh.Endpoint
 	tried    []*mesh.Workload
@@ -42,9 +43,20 @@ type opaque struct {
 
 // serveOpaque judges the session's tunnel, connects it and copies. first is what
 // has been read of it. A CONNECT that is not answered yet is answered with what
-// came of that.
+// came of that; unless it is for the server name to say.
 func (s *session) serveOpaque(first []byte, eof bool) {
-	o := &opaque{s: s, dest: s.dest, input: s.input()}
+	if s.looksIntoTLS() {
+		s.greet(first, eof)
+		return
+	}
+	s.beginOpaque(first, eof, "", nil)
+}
+
+// beginOpaque is serveOpaque once it is known which server is meant, or why it is
+// not.
+func (s *session) beginOpaque(first []byte, eof bool, server string, err error) {
+	o := &opaque{s: s, dest: s.destination(), input: s.input(), named: s.looksIntoTLS()}
+	o.input.SNI, o.rec.SNI = server, server
 	s.serving = o
 	o.early.Gone = func(err error) { o.finish(telemetry.DC, err) }
 	if o.early.Data(first); eof {
@@ -60,7 +72,15 @@ func (s *session) serveOpaque(first []byte, eof bool) {
 		o.refuse(503, telemetry.OM, errOverloaded)
 		return
 	}
-	o.consult()
+	switch {
+	case o.dest == nil: // since the CONNECT was answered
+		o.refuse(404, telemetry.NR, errNoDestination)
+	case err != nil:
+		o.rec.Termination = err.Error()
+		o.refuse(403, telemetry.DPE, err)
+	default:
+		o.consult()
+	}
 }
 
 // consult asks the providers of the CUSTOM policies that match, as a request's
@@ -177,11 +197,14 @@ func (o *opaque) connected(leg flow.Stream, attach func(flow.Receiver), err erro
 }
 
 // recheck judges the tunnel again. It is called when configuration that concerns
-// it has changed.
+// it has changed. One that is to be judged by its server name, and was not before,
+// has said it by then, and nobody was listening.
 func (o *opaque) recheck() {
 	dest := o.s.destination()
-	if dest != nil {
+	if dest != nil && (o.named || !o.s.looksIntoTLS()) {
+		server := o.input.SNI
 		o.dest, o.input = dest, o.s.input()
+		o.input.SNI = server
 		v := dest.Policies.Decide(&o.input)
 		if v.Allowed {
 			return

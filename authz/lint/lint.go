@@ -144,7 +144,6 @@ func (l *linter) compile(p *authz.Policy) {
 		o.Providers = map[string]*authz.Provider{p.Provider: {}} // it is not known whether there are any
 	}
 	s := &subject{Policy: p, fields: p.Fields()}
-	o.NoServerNames = o.NoServerNames && s.atWaypoint() // what the node tunnel does not see is for others to find
 	var err error
 	if s.entries, err = authz.Entries(o, p); err == nil {
 		o.L4 = true

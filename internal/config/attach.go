@@ -43,7 +43,6 @@ func (s *state) authzOptions() authz.Options {
 	return authz.Options{
 		TrustDomain: s.mesh.TrustDomain, Aliases: s.mesh.Aliases, RootNamespace: s.mesh.RootNamespace,
 		Providers: s.mesh.Providers, L4: !s.waypoint(),
-		NoServerNames: true, // the waypoint does not look into TLS
 	}
 }
 

@@ -105,28 +105,6 @@ func TestPoliciesAttachToWhatAWaypointServes(t *testing.T) {
 	}
 }
 
-// A waypoint does not look into TLS: a policy that waits for a server name closes
-// what it is attached to. The node tunnel does without, as Istio's does.
-func TestServerNamesAreNotReadHere(t *testing.T) {
-	named := policy("default/named", ref("Service", "items"))
-	named.Rules[0].When = append(named.Rules[0].When, authz.Condition{Key: "connection.sni", Values: []string{"db"}})
-	s := waypointStore()
-	apply(t, s, served("default/items", "10.1.0.1"), served("default/other", "10.1.0.2"), gateway())
-	err := s.Apply(updates(named))
-	if want := "default/named: spec.rules[0].when[0].key: the server name of a connection is not read here"; err == nil || !strings.Contains(err.Error(), want) {
-		t.Errorf("got %v, want …%s", err, want)
-	}
-	if got := verdict(lookup(t, s, "default", "10.1.0.1:80"), "good"); got == "allowed" {
-		t.Error("what the policy is attached to is open")
-	}
-	if got := verdict(lookup(t, s, "default", "10.1.0.2:80"), "bad"); got != "allowed" {
-		t.Errorf("what it is not attached to is closed: %s", got)
-	}
-	node := NewStore(Options{})
-	named.TargetRefs = nil
-	apply(t, node, pod("default/web", "10.0.0.1"), named)
-}
-
 func TestAttached(t *testing.T) {
 	byHost := &mesh.GatewayAddress{Hostname: host("default/waypoint")}
 	at := func(ip string) *mesh.GatewayAddress {

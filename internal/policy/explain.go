@@ -132,7 +132,7 @@ type journey struct {
 
 func (j *journey) report() (*Report, error) {
 	d := j.d
-	pods := []mesh.Endpoint{}
+	var pods []mesh.Endpoint
 	through := d.gateway != mesh.Key{}
 	switch {
 	case through && j.peer.IsZero() && j.r.At == "" && !j.bare:

@@ -41,7 +41,7 @@ func (m *Mesh) Lint() []Finding {
 		}
 	}
 	said := m.said()
-	o := authz.Options{TrustDomain: m.o.TrustDomain, Aliases: said.Aliases, RootNamespace: m.o.RootNamespace, Providers: said.Providers, NoServerNames: true}
+	o := authz.Options{TrustDomain: m.o.TrustDomain, Aliases: said.Aliases, RootNamespace: m.o.RootNamespace, Providers: said.Providers}
 	var out []Finding
 	told := map[mesh.Key]bool{}
 	for _, f := range lint.Lint(o, policies, w) {

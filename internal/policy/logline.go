@@ -148,7 +148,7 @@ func (s *scanner) end() bool { return s.space() == 0 && s.at == len(s.text) }
 // value reads a value into v, which may be nil.
 func (s *scanner) value(v *value) bool {
 	out := value{there: true}
-	ok := true
+	var ok bool
 	switch c := s.space(); {
 	case c == '"':
 		out.text, ok = s.string()

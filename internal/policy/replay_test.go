@@ -325,7 +325,7 @@ func TestReplayIsCheck(t *testing.T) {
 				continue
 			}
 			p.Name, p.Namespace, p.TargetRefs = fmt.Sprintf("p%d", i), "shop", []authz.TargetRef{{Kind: "Service", Name: "cart"}}
-			if _, err := authz.Compile(authz.Options{NoServerNames: true}, p); err != nil {
+			if _, err := authz.Compile(authz.Options{}, p); err != nil {
 				continue
 			}
 			policies = append(policies, p)

@@ -150,7 +150,7 @@ func fromAddress(a *dump.GatewayAddress) *mesh.GatewayAddress {
 func fromService(s *dump.Service, protocols map[string]mesh.AppProtocol, members map[string]map[mesh.Hostname]mesh.Membership) *mesh.Service {
 	out := &mesh.Service{Name: s.Name, Namespace: s.Namespace, Hostname: s.Hostname, SANs: s.SubjectAltNames, Waypoint: fromAddress(s.Waypoint)}
 	out.Canonical = strings.HasPrefix(s.Hostname, s.Name+"."+s.Namespace+".svc.")
-	for _, vip := range s.VIPs {
+	for _, vip := range slices.Concat(s.VIPs, s.CIDRVIPs) {
 		network, text, _ := strings.Cut(vip, "/")
 		p, err := netip.ParsePrefix(text)
 		if a, aerr := netip.ParseAddr(text); aerr == nil {

@@ -64,7 +64,6 @@ type tally struct {
 	kinds                             [3]int64
 	rows                              map[rowKey]*counted
 	bads                              []BadLine
-	joined                            map[string]string // what a row lacks, put together
 }
 
 // A BadLine is one that could not be read.
