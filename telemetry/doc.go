@@ -31,6 +31,10 @@
 //	istio_build                               both
 //	istio_tcp_sockets_open                    ztunnel
 //	workload_manager_active_proxy_count       ztunnel, and its three siblings
+//	istio_dns_requests_total                  ztunnel: questions in DNS, by who asks, type and
+//	                                          protocol; and, of those that were forwarded,
+//	                                          istio_dns_upstream_requests_total, …_failures_total
+//	                                          and …_request_duration_seconds
 //	process_*, go_*                           both
 //	waystone_config_rejected_resources        both, and the rest of Readings
 //	waystone_hbone_handshake_failures_total   both
@@ -56,6 +60,7 @@
 //	              opened" at debug, "connection complete", "connection failed"
 //	steps         ztunnel: scopes ztunnel::proxy::outbound and ::inbound, the
 //	              lines that ztunnel wrote in ambient's first year
+//	dns           ztunnel: scope "dns", each question, at debug
 //	everything    what the programs say about themselves: [Log]
 //
 // The access log may have further keys, after its own and in the order in which

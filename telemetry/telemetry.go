@@ -84,16 +84,18 @@ type Options struct {
 // concurrent use, provided that each record is used by one goroutine at a time.
 type Telemetry struct {
 	// Immutable.
-	registry *prometheus.Registry
-	table    *table
-	tally    *tally
-	access   *accessLog // nil without an access log
-	tunnels  *tunnelLog // nil without a log
-	tracer   *tracer    // nil without tracing
-	now      func() time.Time
-	writer   *Writer
-	stop     func()
-	swept    chan struct{} // closed when the sweeper has ended
+	registry    *prometheus.Registry
+	table       *table
+	tally       *tally
+	questions   *questions   // in DNS
+	questionLog *slog.Logger // nil without a log
+	access      *accessLog   // nil without an access log
+	tunnels     *tunnelLog   // nil without a log
+	tracer      *tracer      // nil without tracing
+	now         func() time.Time
+	writer      *Writer
+	stop        func()
+	swept       chan struct{} // closed when the sweeper has ended
 
 	sockets    [3]atomic.Int64 // open connections, by Reporter
 	handshakes atomic.Uint64   // failed
@@ -116,13 +118,14 @@ func New(o Options) (*Telemetry, error) {
 	}
 	log := slog.New(slog.DiscardHandler)
 	t := &Telemetry{
-		registry: prometheus.NewRegistry(),
-		table:    newTable(o.MaxSeries, o.Retain, o.Live, o.ClusterID),
-		tally:    newTally(max(o.MaxSeries/10, 1), o.Retain),
-		now:      o.now,
-		writer:   o.AccessLog,
-		tracer:   o.trace,
-		swept:    make(chan struct{}),
+		registry:  prometheus.NewRegistry(),
+		table:     newTable(o.MaxSeries, o.Retain, o.Live, o.ClusterID),
+		tally:     newTally(max(o.MaxSeries/10, 1), o.Retain),
+		questions: newQuestions(max(o.MaxSeries/10, 1), o.Retain),
+		now:       o.now,
+		writer:    o.AccessLog,
+		tracer:    o.trace,
+		swept:     make(chan struct{}),
 	}
 	var err error
 	if t.access, err = newAccessLog(&o); err != nil {
@@ -135,6 +138,7 @@ func New(o Options) (*Telemetry, error) {
 			steps = slog.LevelInfo
 		}
 		t.tunnels = newTunnelLog(o.Log, steps)
+		t.questionLog = o.Log.Scope("dns")
 	}
 	if t.tracer == nil {
 		if t.tracer, err = newTracer(o.Trace, log); err != nil {
@@ -346,6 +350,7 @@ func (t *Telemetry) sweepEvery(ctx context.Context, every time.Duration) {
 			now := t.now()
 			t.table.sweep(now)
 			t.tally.sweep(now)
+			t.questions.sweep(now)
 		case <-ctx.Done():
 			return
 		}
