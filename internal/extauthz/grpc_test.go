@@ -131,7 +131,7 @@ func FuzzCheckResponse(f *testing.F) {
 	f.Fuzz(func(t *testing.T, b []byte) {
 		var m authv3.CheckResponse
 		if proto.Unmarshal(b, &m) != nil {
-			t.Skip()
+			return // it is none
 		}
 		a, err := fromCheck(&m)
 		switch {

@@ -84,7 +84,7 @@ func FuzzDecision(f *testing.F) {
 	f.Fuzz(func(t *testing.T, text string) {
 		var result any
 		if util.UnmarshalJSON([]byte(text), &result) != nil {
-			t.Skip()
+			return // it is none
 		}
 		before, _ := json.Marshal(result)
 		a, err := answerOf(result)

@@ -133,7 +133,7 @@ func FuzzMask(f *testing.F) {
 	f.Fuzz(func(t *testing.T, text string) {
 		var rules any
 		if json.Unmarshal([]byte(text), &rules) != nil {
-			t.Skip()
+			return // it is none
 		}
 		entry := map[string]any{"input": map[string]any{"a": map[string]any{"b": "c"}}, "result": map[string]any{"list": []any{"x", []any{"y"}}}, "labels": "kept"}
 		_ = applyMask(rules, entry)
