@@ -123,6 +123,16 @@ func TestEveryMetricHasItsName(t *testing.T) {
 	r.ProxyPending()
 	r.ProxyStarted()
 	r.HandshakeFailed()
+	r.Watch(Readings{XDS: func() XDS {
+		return XDS{
+			Connected: true,
+			Endings:   []XDSEnding{{"ConnectionError", 1}, {"Error", 2}, {"Reconnect", 3}, {"Complete", 4}},
+			Types: []XDSType{
+				{URL: "type.googleapis.com/istio.workload.Address", Messages: 5, Bytes: 600, Rejected: 1, Resources: 40},
+				{URL: "type.googleapis.com/istio.security.Authorization", Messages: 2, Bytes: 70},
+			},
+		}
+	}})
 	script.Golden(t, "testdata/metrics_ztunnel.golden", strings.Join(gather(t, r.Telemetry), "\n")+"\n")
 }
 

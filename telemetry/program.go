@@ -20,6 +20,8 @@ type Readings struct {
 	LoopHangs  func() uint64        // those that did for 1 s or longer, which are logged
 	LoopBusy   func() time.Duration // that loops were not waiting, all together
 	LoopLag    func() time.Duration // how long the batch has been running that has been running longest
+
+	XDS func() XDS // the stream that the configuration comes by
 }
 
 // Watch exports readings. It is called once.
@@ -57,6 +59,9 @@ func (t *Telemetry) Watch(r Readings) error {
 	if r.LoopLag != nil {
 		list = append(list, gauge("waystone_loop_lag_seconds",
 			"For how long the batch has been running that has been running longest.", func() float64 { return r.LoopLag().Seconds() }))
+	}
+	if r.XDS != nil {
+		list = append(list, xdsFamilies(r.XDS)...)
 	}
 	return t.registerAll(list)
 }

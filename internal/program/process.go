@@ -22,6 +22,7 @@ import (
 	"github.com/waystone-mesh/waystone/internal/identity"
 	"github.com/waystone-mesh/waystone/internal/loop"
 	"github.com/waystone-mesh/waystone/internal/manifest"
+	"github.com/waystone-mesh/waystone/internal/xds"
 	"github.com/waystone-mesh/waystone/telemetry"
 )
 
@@ -137,6 +138,9 @@ func (p *process) know(c config.Options) (err error) {
 		BufferBytes:       bufs.InUse,
 	}
 	p.readings(&r)
+	if s, ok := p.source.(*xds.Source); ok {
+		r.XDS = func() telemetry.XDS { return xdsReadings(s.Stats()) }
+	}
 	return p.telemetry.Watch(r)
 }
 

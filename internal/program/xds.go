@@ -135,6 +135,18 @@ func (p *process) fromIstiod(environment []string) (*xds.Source, error) {
 	return s, nil
 }
 
+// xdsReadings tells telemetry what has happened on the stream.
+func xdsReadings(s xds.Stats) telemetry.XDS {
+	out := telemetry.XDS{Connected: s.Connected}
+	for i, n := range s.Terminations {
+		out.Endings = append(out.Endings, telemetry.XDSEnding{Reason: xds.Ending(i).String(), Count: n})
+	}
+	for _, t := range s.Types {
+		out.Types = append(out.Types, telemetry.XDSType{URL: t.URL, Messages: t.Messages, Bytes: t.Bytes, Rejected: t.Nacks, Resources: t.Resources})
+	}
+	return out
+}
+
 // variables returns the variables whose names begin with prefix, without it.
 func variables(environment []string, prefix string) map[string]string {
 	out := map[string]string{}

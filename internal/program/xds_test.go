@@ -13,6 +13,7 @@ import (
 	"github.com/waystone-mesh/waystone/internal/config"
 	"github.com/waystone-mesh/waystone/internal/identity"
 	"github.com/waystone-mesh/waystone/internal/mesh"
+	"github.com/waystone-mesh/waystone/internal/xds"
 	"github.com/waystone-mesh/waystone/telemetry"
 )
 
@@ -109,6 +110,17 @@ func TestZtunnelRunsWithIstiod(t *testing.T) {
 		t.Fatal(err)
 	}
 	wantLines(t, log, `"xds: connected"`, `"ready"`, `"ended"`)
+}
+
+func TestStatsOfTheStreamAreTold(t *testing.T) {
+	s := xds.Stats{Connected: true, Terminations: [4]uint64{1, 2, 3, 4}, Types: [2]xds.TypeStats{{URL: xds.AddressType, Messages: 5, Bytes: 6, Nacks: 7, Resources: 8}, {URL: xds.AuthorizationType}}}
+	got := xdsReadings(s)
+	if !got.Connected || len(got.Endings) != 4 || got.Endings[2] != (telemetry.XDSEnding{Reason: "Reconnect", Count: 3}) {
+		t.Errorf("got %+v", got)
+	}
+	if len(got.Types) != 2 || got.Types[0] != (telemetry.XDSType{URL: xds.AddressType, Messages: 5, Bytes: 6, Rejected: 7, Resources: 8}) {
+		t.Errorf("got %+v", got.Types)
+	}
 }
 
 // A note is what a prefetcher was told.
