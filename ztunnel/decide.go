@@ -51,6 +51,9 @@ type decider struct {
 // them would come straight back.
 var illegal = [...]uint16{15001, 15006, 15008, 15080}
 
+// IllegalPorts returns the ports that no connection is carried to.
+func IllegalPorts() []uint16 { return slices.Clone(illegal[:]) }
+
 func isIllegal(port uint16) bool { return slices.Contains(illegal[:], port) }
 
 // decide returns where a connection from src to target goes. tried holds the

@@ -20,3 +20,14 @@ func (z *Ztunnel) OpenForTest() (conns int, pools hbone.Stats) {
 	}
 	return conns, pools
 }
+
+// HangForTest has every loop stand still until what it returns is called.
+func (z *Ztunnel) HangForTest() (release func()) {
+	over := make(chan struct{})
+	for l := range z.workers {
+		hangs := make(chan struct{})
+		l.Do(func() { close(hangs); <-over })
+		<-hangs
+	}
+	return func() { close(over) }
+}

@@ -10,8 +10,6 @@
 package dump
 
 import (
-	"context"
-	"encoding/pem"
 	"runtime/debug"
 	"time"
 
@@ -73,56 +71,6 @@ func rejections(list []config.Rejection) []Rejection {
 	out := make([]Rejection, 0, len(list))
 	for _, r := range list {
 		out = append(out, Rejection{r.Key.Kind, r.Key.Namespace, r.Key.Name, r.Err.Error(), r.Since, r.Closed})
-	}
-	return out
-}
-
-// A Certificate is one that we present, or why there is none.
-type Certificate struct {
-	Identity  string `json:"identity"`
-	State     string `json:"state"` // Available, or Unavailable: and why
-	CertChain []Cert `json:"certChain"`
-}
-
-// A Cert is one certificate of a chain.
-type Cert struct {
-	PEM            string    `json:"pem"`
-	SerialNumber   string    `json:"serialNumber"`
-	ValidFrom      time.Time `json:"validFrom"`
-	ExpirationTime time.Time `json:"expirationTime"`
-}
-
-// certificateTimeout is how long a dump waits for a certificate that is not
-// there: 100 ms. Whoever asks wants to know that it is missing.
-const certificateTimeout = 100 * time.Millisecond
-
-// certificates tells each of ids once.
-func certificates(src identity.Source, ids []identity.ID) []Certificate {
-	ctx, cancel := context.WithTimeout(context.Background(), certificateTimeout)
-	defer cancel()
-	out := make([]Certificate, 0, len(ids))
-	seen := make(map[identity.ID]bool, len(ids))
-	for _, id := range ids {
-		if seen[id] {
-			continue
-		}
-		seen[id] = true
-		c := Certificate{Identity: id.String(), State: "Available", CertChain: []Cert{}}
-		pair, err := src.Certificate(ctx, id)
-		if err != nil {
-			c.State = "Unavailable: " + err.Error()
-			out = append(out, c)
-			continue
-		}
-		for i, der := range pair.Certificate {
-			cert := Cert{PEM: string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))}
-			if i == 0 && pair.Leaf != nil {
-				cert.SerialNumber = pair.Leaf.SerialNumber.String()
-				cert.ValidFrom, cert.ExpirationTime = pair.Leaf.NotBefore, pair.Leaf.NotAfter
-			}
-			c.CertChain = append(c.CertChain, cert)
-		}
-		out = append(out, c)
 	}
 	return out
 }

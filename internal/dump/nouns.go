@@ -17,6 +17,7 @@ type Workload struct {
 	Waypoint              *GatewayAddress `json:"waypoint,omitempty"`
 	NetworkGateway        *GatewayAddress `json:"networkGateway,omitempty"`
 	Protocol              string          `json:"protocol"`
+	NetworkMode           string          `json:"networkMode"`
 	Name                  string          `json:"name"`
 	Namespace             string          `json:"namespace"`
 	ServiceAccount        string          `json:"serviceAccount"`
@@ -71,7 +72,7 @@ func workload(w *mesh.Workload) Workload {
 	out := Workload{
 		UID: w.UID, WorkloadIPs: []string{}, Hostname: w.Hostname,
 		Waypoint: gatewayAddress(w.Waypoint), NetworkGateway: gatewayAddress(w.Gateway),
-		Protocol: w.Tunnel.String(), Name: w.Name, Namespace: w.Namespace, ServiceAccount: w.Identity().ServiceAccount,
+		Protocol: w.Tunnel.String(), NetworkMode: "Standard", Name: w.Name, Namespace: w.Namespace, ServiceAccount: w.Identity().ServiceAccount,
 		WorkloadName: w.OwnerName, WorkloadType: w.OwnerKind,
 		CanonicalName: w.CanonicalName, CanonicalRevision: w.CanonicalRevision,
 		ClusterID: w.ClusterID, TrustDomain: w.TrustDomain, Node: w.Node, Network: w.Network, NativeTunnel: w.NativeTunnel,
@@ -79,6 +80,9 @@ func workload(w *mesh.Workload) Workload {
 	}
 	if w.Unhealthy {
 		out.Status = "Unhealthy"
+	}
+	if w.HostNetwork {
+		out.NetworkMode = "HostNetwork"
 	}
 	if l := w.Locality; l != (mesh.Locality{}) {
 		out.Locality = &Locality{l.Region, l.Zone, l.Subzone}
@@ -113,16 +117,31 @@ func workloads(snap *config.Snapshot) []Workload {
 
 // A Service has the fields of ztunnel's.
 type Service struct {
-	Name            string               `json:"name"`
-	Namespace       string               `json:"namespace"`
-	Hostname        string               `json:"hostname"`
-	VIPs            []string             `json:"vips"`
-	Ports           map[string]uint16    `json:"ports"`
-	Endpoints       map[string]*Endpoint `json:"endpoints"` // by UID
-	SubjectAltNames []string             `json:"subjectAltNames"`
-	Waypoint        *GatewayAddress      `json:"waypoint,omitempty"`
-	LoadBalancer    *LoadBalancer        `json:"loadBalancer,omitempty"`
+	Name              string               `json:"name"`
+	Namespace         string               `json:"namespace"`
+	Hostname          string               `json:"hostname"`
+	VIPs              []string             `json:"vips"`               // network/address
+	CIDRVIPs          []string             `json:"cidrVips,omitempty"` // network/block
+	Ports             map[string]uint16    `json:"ports"`
+	Endpoints         map[string]*Endpoint `json:"endpoints"` // by UID
+	SubjectAltNames   []string             `json:"subjectAltNames"`
+	Waypoint          *GatewayAddress      `json:"waypoint,omitempty"`
+	WeightedWaypoints []WeightedWaypoint   `json:"weightedWaypoints,omitempty"`
+	LoadBalancer      *LoadBalancer        `json:"loadBalancer,omitempty"`
+	IPFamilies        string               `json:"ipFamilies,omitempty"` // IPv4, IPv6, Dual
+	Canonical         bool                 `json:"canonical"`
+	Visibility        string               `json:"visibility"` // Public, Namespace
 }
+
+// A WeightedWaypoint is one of several that share a service's traffic.
+type WeightedWaypoint struct {
+	Destination *GatewayAddress `json:"destination"`
+	Weight      uint32          `json:"weight"`
+}
+
+// Staged are the endpoints, by UID, of services that are not known yet, by
+// namespace/hostname.
+type Staged map[string]map[string]*Endpoint
 
 // An Endpoint is a workload of a service, and where it listens.
 type Endpoint struct {
@@ -139,8 +158,9 @@ type LoadBalancer struct {
 	HealthPolicy       string   `json:"healthPolicy"`
 }
 
-func services(snap *config.Snapshot) []Service {
-	out := []Service{}
+// services tells the services, and what there is of those that are not known.
+func services(snap *config.Snapshot) ([]Service, Staged) {
+	out, staged := []Service{}, Staged{}
 	index := map[mesh.Hostname]*mesh.Service{}
 	for s := range snap.Services() {
 		index[s.Host()] = s
@@ -157,23 +177,36 @@ func services(snap *config.Snapshot) []Service {
 		for host := range w.Services {
 			if s := index[host]; s != nil {
 				out[at[host.String()]].Endpoints[w.UID] = endpoint(s, w)
+				continue
 			}
+			name := host.String()
+			if staged[name] == nil {
+				staged[name] = map[string]*Endpoint{}
+			}
+			staged[name][w.UID] = endpoint(&mesh.Service{Namespace: host.Namespace, Hostname: host.Host}, w)
 		}
 	}
-	return out
+	return out, staged
 }
 
 func service(s *mesh.Service) Service {
 	out := Service{
 		Name: s.Name, Namespace: s.Namespace, Hostname: s.Hostname, VIPs: []string{}, Ports: map[string]uint16{},
 		Endpoints: map[string]*Endpoint{}, SubjectAltNames: append([]string{}, s.SANs...), Waypoint: gatewayAddress(s.Waypoint),
+		IPFamilies: families[s.Families], Canonical: s.Canonical, Visibility: "Public",
+	}
+	if s.Private {
+		out.Visibility = "Namespace"
+	}
+	for i := range s.Canary {
+		out.WeightedWaypoints = append(out.WeightedWaypoints, WeightedWaypoint{gatewayAddress(&s.Canary[i].Waypoint), s.Canary[i].Weight})
 	}
 	for _, a := range s.Addresses {
-		vip := a.Network + "/" + a.Prefix.Addr().String()
-		if !a.Prefix.IsSingleIP() {
-			vip = a.Network + "/" + a.Prefix.String()
+		if a.Prefix.IsSingleIP() {
+			out.VIPs = append(out.VIPs, a.Network+"/"+a.Prefix.Addr().String())
+		} else {
+			out.CIDRVIPs = append(out.CIDRVIPs, a.Network+"/"+a.Prefix.String())
 		}
-		out.VIPs = append(out.VIPs, vip)
 	}
 	for _, p := range s.Ports {
 		out.Ports[strconv.Itoa(int(p.Service))] = p.Target
@@ -186,6 +219,9 @@ func service(s *mesh.Service) Service {
 
 func endpoint(s *mesh.Service, w *mesh.Workload) *Endpoint {
 	e := &Endpoint{WorkloadUID: w.UID, Service: s.Host().String(), Port: map[string]uint16{}, Status: "Healthy"}
+	for p, t := range w.Services[s.Host()].Ports {
+		e.Port[strconv.Itoa(int(p))] = t
+	}
 	for _, p := range s.Ports {
 		if t := s.TargetPort(w, p.Service); t != 0 {
 			e.Port[strconv.Itoa(int(p.Service))] = t
@@ -198,8 +234,9 @@ func endpoint(s *mesh.Service, w *mesh.Workload) *Endpoint {
 }
 
 var (
-	modes  = map[mesh.BalanceMode]string{mesh.Standard: "Standard", mesh.Strict: "Strict", mesh.Failover: "Failover", mesh.Passthrough: "Passthrough"}
-	scopes = map[mesh.Scope]string{mesh.Region: "Region", mesh.Zone: "Zone", mesh.Subzone: "Subzone", mesh.Node: "Node", mesh.Cluster: "Cluster", mesh.Network: "Network"}
+	modes    = map[mesh.BalanceMode]string{mesh.Standard: "Standard", mesh.Strict: "Strict", mesh.Failover: "Failover", mesh.Passthrough: "Passthrough"}
+	families = map[mesh.IPFamilies]string{mesh.IPv4Only: "IPv4", mesh.IPv6Only: "IPv6", mesh.DualStack: "Dual"}
+	scopes   = map[mesh.Scope]string{mesh.Region: "Region", mesh.Zone: "Zone", mesh.Subzone: "Subzone", mesh.Node: "Node", mesh.Cluster: "Cluster", mesh.Network: "Network"}
 )
 
 func loadBalancer(b mesh.Balance) *LoadBalancer {

@@ -82,10 +82,11 @@ type Route struct {
 func Waypoint(s Subject, gateway mesh.Key, address string) WaypointDump {
 	d := WaypointDump{
 		Listeners: []Listener{{"hbone", address, "HBONE"}},
-		Attached:  attached(s.Snapshot), Workloads: workloads(s.Snapshot), Services: services(s.Snapshot),
+		Attached:  attached(s.Snapshot), Workloads: workloads(s.Snapshot),
 		Mesh: meshOf(s.Snapshot.Mesh()), Providers: providers(s.Snapshot.Mesh()), Policies: []Policy{}, Tokens: tokens(s.Snapshot),
 		Routes: []Route{}, Rejected: rejections(s.Rejected), Problems: append([]string{}, s.Problems...), Version: Build(),
 	}
+	d.Services, _ = services(s.Snapshot)
 	for _, g := range s.Snapshot.Gateways() {
 		if g.Namespace == gateway.Namespace && g.Name == gateway.Name {
 			d.Gateway = describe(g)

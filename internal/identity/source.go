@@ -7,8 +7,10 @@ package identity
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 
 	"github.com/spiffe/go-spiffe/v2/bundle/x509bundle"
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
 )
 
 // A Source gives out the certificates we present and the roots we trust. It is
@@ -22,4 +24,18 @@ type Source interface {
 	// Roots returns the current bundles, by trust domain. The set may be
 	// replaced at any time; callers ask for every handshake.
 	Roots() *x509bundle.Set
+}
+
+// Authorities returns the roots that peers of a trust domain must chain to. There
+// are none of a trust domain that is not trusted, or not yet.
+func Authorities(src Source, trustDomain string) []*x509.Certificate {
+	td, err := spiffeid.TrustDomainFromString(trustDomain)
+	if err != nil {
+		return nil
+	}
+	bundle, ok := src.Roots().Get(td)
+	if !ok {
+		return nil
+	}
+	return bundle.X509Authorities()
 }

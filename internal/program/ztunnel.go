@@ -6,7 +6,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/waystone-mesh/waystone/internal/config"
-	"github.com/waystone-mesh/waystone/internal/dump"
 	"github.com/waystone-mesh/waystone/telemetry"
 	"github.com/waystone-mesh/waystone/ztunnel"
 )
@@ -69,9 +68,6 @@ func (o *ztunnelOptions) run(ctx context.Context) (err error) {
 		return err
 	}
 	serving := p.ready.Task("ports of the pods")
-	if err := p.answer(func() any { return dump.Ztunnel(p.subject(), o.node) }); err != nil {
-		return err
-	}
 	z, err := ztunnel.New(ztunnel.Options{
 		Node: o.node, Identity: p.identity, Store: p.store, Telemetry: p.telemetry, Loops: p.loops,
 		Log: p.log.Scope("proxy"), Aliases: o.aliases, Network: o.network, ClusterDomain: o.clusterDomain,
@@ -79,6 +75,9 @@ func (o *ztunnelOptions) run(ctx context.Context) (err error) {
 		HBONE: o.hbone(), PoolIdle: o.poolIdle, PoolStreams: int(o.poolStreams),
 	})
 	if err != nil {
+		return err
+	}
+	if err := p.answer(func() any { return o.dumped(p, z) }); err != nil {
 		return err
 	}
 	if err := p.feed(); err != nil {
