@@ -100,7 +100,9 @@ func (t *Telemetry) register(o Options) error {
 		gauge("waystone_telemetry_series", "Sets of labels that are counted in.",
 			func() float64 { return float64(t.table.len() + t.tally.len() + t.questions.len()) }),
 		count("waystone_telemetry_series_overflow_total", "Times that a record found no room for labels of its own.",
-			func() uint64 { return t.table.overflowed.Load() + t.tally.overflowed.Load() + t.questions.overflowed.Load() }),
+			func() uint64 {
+				return t.table.overflowed.Load() + t.tally.overflowed.Load() + t.questions.overflowed.Load()
+			}),
 		count("waystone_hbone_handshake_failures_total", "Incoming connections whose TLS handshake failed.",
 			t.handshakes.Load),
 	}
