@@ -106,13 +106,13 @@ func (l *Log) scope(name string) *scope {
 
 // SetLevel changes levels. Its argument is a list, separated by commas, of
 // levels for every scope ("debug") and for one ("xds:debug" or "xds=debug");
-// those that it does not mention stay, except that a level for every scope
-// replaces them all. The levels are trace, debug, info, warn, error and off.
+// those that it does not mention stay, except that a level for every scope,
+// wherever in the list, replaces them all. The levels are trace, debug, info, warn, error and off.
 // When any part cannot be read nothing changes.
 func (l *Log) SetLevel(spec string) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	next := maps.Clone(l.levels)
+	next, named := maps.Clone(l.levels), levels{}
 	for part := range strings.SplitSeq(spec, ",") {
 		name, word := "", strings.TrimSpace(part)
 		if i := strings.LastIndexAny(word, ":="); i >= 0 {
@@ -127,9 +127,12 @@ func (l *Log) SetLevel(spec string) error {
 		}
 		if name == "" {
 			clear(next)
+			next[""] = level
+		} else {
+			named[name] = level
 		}
-		next[name] = level
 	}
+	maps.Copy(next, named)
 	l.levels = next
 	for name, s := range l.scopes {
 		s.level.Store(int64(next.of(name)))

@@ -50,6 +50,7 @@ func TestLevels(t *testing.T) {
 		}},
 		{"Debug", "debug", func() bool { return old.Enabled(t.Context(), slog.LevelDebug) && !enabled("xds", LevelTrace) }},
 		{"off,ca:TRACE", "off,ca:trace", func() bool { return !enabled("xds", slog.LevelError) && enabled("ca", LevelTrace) }},
+		{"access:debug,info", "info,access:debug", func() bool { return enabled("access", slog.LevelDebug) && !enabled("ca", slog.LevelDebug) }},
 		{"warning", "warn", func() bool { return enabled("x", slog.LevelWarn) }},
 	} {
 		if row.set != "" {

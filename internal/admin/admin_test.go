@@ -180,7 +180,10 @@ func TestLogging(t *testing.T) {
 	c.want(200, "current log level is info\n", "POST", "admin", "/logging")
 	c.want(200, "current log level is info,xds:debug\n", "POST", "admin", "/logging?level=xds:debug")
 	c.want(400, "none of trace", "POST", "admin", "/logging?level=loud")
+	c.want(200, "current log level is info,xds:debug\n", "POST", "admin", "/logging?level=")
 	c.want(200, "current log level is info\n", "POST", "admin", "/logging?reset")
+	c.want(200, "current log level is debug\n", "POST", "admin", "/logging?level=debug")
+	c.want(200, "current log level is info\n", "POST", "admin", "/logging?level=info&reset")
 	start(t, Options{}).want(404, "", "POST", "admin", "/logging")
 }
 

@@ -132,11 +132,13 @@ func loggingHandler(log *telemetry.Log) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		query := r.URL.Query()
 		var err error
-		switch {
-		case query.Has("reset"):
+		if query.Has("reset") {
 			err = log.Reset()
-		case query.Has("level"):
-			err = log.SetLevel(query.Get("level"))
+		}
+		// istioctl asks for what the levels are with a level that is empty, and
+		// sends one beside reset.
+		if level := query.Get("level"); level != "" && err == nil {
+			err = log.SetLevel(level)
 		}
 		if err != nil {
 			http.Error(w, err.Error(), http.StatusBadRequest)
