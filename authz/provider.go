@@ -73,10 +73,6 @@ type OPAPolicy struct {
 	DecisionLog string // the file that takes a line of JSON for each decision; "": none
 }
 
-// maxBody is the most content that an authorizer may ask to see: 64 KiB, what a
-// waypoint holds of a request that waits.
-const maxBody = 64 << 10
-
 // A ProviderError says what is wrong with one field of a Provider.
 type ProviderError struct{ Provider, Field, Reason string }
 
@@ -93,7 +89,7 @@ func (p *Provider) Validate() error {
 	c.bad(p.Timeout < 0, kind+"timeout", "%v is negative", p.Timeout)
 	c.bad(p.StatusOnError != 0 && (p.StatusOnError < 100 || p.StatusOnError > 599), kind+"statusOnError", "%d is no HTTP status", p.StatusOnError)
 	if p.Body != nil {
-		c.bad(p.Body.Max <= 0 || p.Body.Max > maxBody, kind+"includeRequestBodyInCheck.maxRequestBytes", "%d is not 1 to %d", p.Body.Max, maxBody)
+		c.bad(p.Body.Max <= 0, kind+"includeRequestBodyInCheck.maxRequestBytes", "%d is not 1 or more", p.Body.Max)
 	}
 	if p.Kind == OPA {
 		c.opa()

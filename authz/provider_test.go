@@ -11,7 +11,7 @@ import (
 
 func TestProviderNamesFieldsAtFault(t *testing.T) {
 	web := authz.Provider{
-		Name: "x", Kind: authz.HTTP, Port: 70000, Timeout: -1, StatusOnError: 1000, Body: &authz.Body{Max: 1 << 20}, PathPrefix: "check",
+		Name: "x", Kind: authz.HTTP, Port: 70000, Timeout: -1, StatusOnError: 1000, Body: &authz.Body{Max: -1}, PathPrefix: "check",
 		IncludeHeaders: []string{"a", "*"}, HeadersToUpstream: []string{""},
 	}
 	for _, tt := range []struct {
@@ -20,7 +20,7 @@ func TestProviderNamesFieldsAtFault(t *testing.T) {
 	}{
 		{web, []string{
 			"MeshConfig extensionProviders[name=x].envoyExtAuthzHttp.timeout: ", "envoyExtAuthzHttp.statusOnError: 1000",
-			"includeRequestBodyInCheck.maxRequestBytes: 1048576", "envoyExtAuthzHttp.service: is required", "port: 70000 is not 1 to 65535",
+			"includeRequestBodyInCheck.maxRequestBytes: -1", "envoyExtAuthzHttp.service: is required", "port: 70000 is not 1 to 65535",
 			`pathPrefix: "check"`, `includeRequestHeadersInCheck[1]: "*"`, "headersToUpstreamOnAllow[0]",
 		}},
 		{authz.Provider{Name: "x", Service: "a/b/c", Port: 1}, []string{`MeshConfig extensionProviders[name=x].envoyExtAuthzGrpc.service: "a/b/c"`}},

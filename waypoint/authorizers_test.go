@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -343,5 +344,41 @@ func TestAuthorizerSeesWhoAsks(t *testing.T) {
 	}
 	if r.Head.Path != "/see//b" || r.Head.Authority != "items" {
 		t.Errorf("the question is about %s%s", r.Head.Authority, r.Head.Path)
+	}
+}
+
+// An authorizer that may want a megabyte gets what a request can wait with, and is
+// told when that is not all; one that must have all of it does without the request.
+func TestAuthorizerWantsMoreThanIsHeld(t *testing.T) {
+	const held = 128<<10 - 1
+	for _, partial := range []bool{false, true} {
+		t.Run(fmt.Sprint("a part will do: ", partial), func(t *testing.T) {
+			a := withAuthorizers(t, meshtest.Options{})
+			m := a.m
+			shop(m, "http", meshtest.Echo)
+			var mu sync.Mutex
+			var seen []string
+			a.add(authz.Provider{Name: "greedy", Body: &authz.Body{Max: 1 << 20, AllowPartial: partial}}, inProcess(func(_ context.Context, r *extauthz.Request) (extauthz.Answer, error) {
+				mu.Lock()
+				defer mu.Unlock()
+				seen = append(seen, fmt.Sprint(len(r.Content), " ", r.Partial))
+				return extauthz.Answer{Allowed: true}, nil
+			}))
+			longer := 413
+			want := []string{fmt.Sprint(held, " false"), fmt.Sprint(held, " false")}
+			if partial {
+				longer = 200
+				want = []string{fmt.Sprint(held, " false"), fmt.Sprint(held, " true"), fmt.Sprint(held, " false"), fmt.Sprint(held, " true")}
+			}
+			for _, c := range []*meshtest.Client{m.From("web"), m.FromHTTP2("web")} {
+				c.Post("http://items/greedy/", strings.Repeat("x", held)).Want(200)
+				c.Post("http://items/greedy/", strings.Repeat("x", held+1)).Want(longer)
+			}
+			mu.Lock()
+			if !slices.Equal(seen, want) {
+				t.Errorf("it saw %q, want %q", seen, want)
+			}
+			mu.Unlock()
+		})
 	}
 }

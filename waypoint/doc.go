@@ -46,8 +46,8 @@
 // it opens, as a connection in Envoy asks them.
 //
 // Of content a request holds no more for an authorizer than half a window, which
-// comes without credit, and 64 KiB. An authorizer that wants more content than it
-// gets is shown a part, or the request is refused with 413, as it says.
+// comes without credit: 128 KiB by default. An authorizer that may want more is shown
+// a part of what is longer, or such a request is refused with 413, as it says.
 //
 // # What it will not do
 //

@@ -141,7 +141,7 @@ func (o *Options) gathering() int {
 	if w := int(o.HTTP2.StreamWindow); w > 0 {
 		window = min(window, w)
 	}
-	return window / 2
+	return window/2 - 1 // and one byte more, to see that there is more
 }
 
 // window is what a plain connection to an endpoint may have uncredited: what a

@@ -104,7 +104,7 @@ func TestWhatAFilterSaysBesidesIsRefused(t *testing.T) {
 		{when + ", " + grpcService + `, "filterEnabled": {}`, "filter_enabled: is not supported"},
 		{when + ", " + grpcService + `, "failureModeAllowHeaderAdd": true`, "failure_mode_allow_header_add: is not supported"},
 		{when + ", " + grpcService + `, "allowedHeaders": {"patterns": [{"exact": "x", "ignoreCase": true}]}`, "allowed_headers: over gRPC all are sent"},
-		{when + ", " + grpcService + `, "withRequestBody": {"maxRequestBytes": 70000}`, "maxRequestBytes: 70000 is not 1 to 65536"},
+		{when + ", " + grpcService + `, "withRequestBody": {"allowPartialMessage": true}`, "maxRequestBytes: 0 is not 1 or more"},
 		{when + `, "grpcService": {"googleGrpc": {"targetUri": "x"}, "timeout": "1s"}`, "grpc_service.google_grpc: is not supported"},
 		{grpc("outbound|9000|v1|h", "h", `, "timeout": "1s"`), `"outbound|9000|v1|h" is not of the form`},
 		{grpc("outbound|90000||h", "h", `, "timeout": "1s"`), `"outbound|90000||h" is not of the form`},
