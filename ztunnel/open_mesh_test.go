@@ -66,6 +66,29 @@ func TestOpenTellsConnectionsOfBothSides(t *testing.T) {
 	})
 }
 
+// There are more than a loop tells at once.
+func TestOpenTellsAllOfMany(t *testing.T) {
+	m := meshtest.New(t)
+	web, items := m.Workload("web"), m.Workload("items")
+	serve(items, echo)
+	const many = 600
+	for range many {
+		nc := dial(t, web, items.IP.String()+":8080")
+		defer nc.Close()
+		wantEcho(t, nc)
+	}
+	seen := map[uint16]bool{}
+	for _, c := range opened(t, m, "web").Outbound {
+		seen[c.Source.Port()] = true
+	}
+	if len(seen) != many {
+		t.Errorf("got %d connections, want %d", len(seen), many)
+	}
+	if n := len(opened(t, m, "items").Inbound); n != many {
+		t.Errorf("got %d inbound connections, want %d", n, many)
+	}
+}
+
 // A dump must not wait for a loop that hangs, nor keep silent about it.
 func TestOpenDoesNotWaitForALoopThatHangs(t *testing.T) {
 	m := meshtest.New(t)
