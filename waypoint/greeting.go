@@ -141,7 +141,7 @@ func serverName(p []byte) (string, error) {
 // ClientHello, without a look into it.
 func wholeHello(p []byte) error {
 	var head [4]byte // of the message: its type and its length
-	got, need := 0, len(head)
+	got := 0
 	for range maxHelloRecords {
 		if len(p) < recordHeader {
 			return errMore
@@ -160,7 +160,7 @@ func wholeHello(p []byte) error {
 		if got < len(head) {
 			continue
 		}
-		need = len(head) + int(head[1])<<16 + int(head[2])<<8 + int(head[3])
+		need := len(head) + int(head[1])<<16 + int(head[2])<<8 + int(head[3])
 		switch {
 		case head[0] != msgClientHello || need > maxHello:
 			return errBadHello
