@@ -70,6 +70,7 @@ var imports = map[string]string{
 	"internal/extauthz": "authz internal/identity internal/l7",
 	"internal/jwks":     "authz/jwt",
 	"internal/opa":      "authz internal/extauthz internal/identity internal/watch",
+	"internal/dns":      "internal/config internal/mesh telemetry",
 
 	// They carry.
 	"waypoint": "authz authz/jwt routing telemetry internal/bufs internal/config internal/decisions internal/extauthz internal/flow internal/h1 internal/h2 internal/hbone internal/identity internal/inner internal/l7 internal/loop internal/mesh",
@@ -110,6 +111,7 @@ var homes = map[string]string{
 	"golang.org/x/crypto":           "internal/record",
 	"golang.org/x/net/http2":        "internal/h2 internal/meshtest", // in tests, the peer that is not ours
 	"github.com/fsnotify/fsnotify":  "internal/watch",
+	"github.com/miekg/dns":          "internal/dns",
 	"net/http":                      "internal/admin internal/demo internal/extauthz internal/jwks internal/meshtest internal/opa internal/policy examples/bookinfo", // jwks fetches key sets
 	"github.com/spf13/":             "cmd/waystone internal/program",
 }

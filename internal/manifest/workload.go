@@ -38,6 +38,7 @@ func (o *Options) buildWorkload(p *corev1.Pod) *mesh.Workload {
 		Addresses:      addresses,
 		HostNetwork:    p.Spec.HostNetwork,
 		Unhealthy:      !ready(p),
+		Resolv:         o.resolv(p),
 	}
 	if n := p.Labels[labelNetwork]; n != "" {
 		w.Network = n

@@ -112,6 +112,17 @@ type Workload struct {
 	Locality      Locality
 	Capacity      uint32 // weight; 0 is 1
 	IsWaypointFor *Key   // the Gateway this workload serves, if it is a waypoint of ours
+
+	// Resolv is what its own resolv.conf says; nil: what is usual in the cluster,
+	// or not known.
+	Resolv *Resolv
+}
+
+// A Resolv is how a workload's stub resolver makes names whole, as its pod's
+// dnsPolicy and dnsConfig have it.
+type Resolv struct {
+	Search []string // domains, lower case, without the last dot
+	Ndots  int      // a name with as many dots is asked for as it is first
 }
 
 // Membership is a workload's part in a service: its port map.
