@@ -16,6 +16,7 @@ type ztunnelOptions struct {
 	requireWaypoint bool
 	originalSource  bool
 	steps           bool
+	dns             dnsOptions
 }
 
 // Ztunnel returns the command that runs a node tunnel.
@@ -29,7 +30,8 @@ nodes over HBONE with the pod's identity, and hands what arrives to the pods, if
 L4 policy lets it pass.
 
 Each pod hands its connections over by SOCKS5, at port 15080 of its address, and
-is reached over HBONE at port 15008 of it.
+is reached over HBONE at port 15008 of it. With --dns, its questions in DNS are
+answered, too: of the mesh's names from what is known of it.
 
 What there is in the mesh is read from Kubernetes manifests (--config) or comes
 from istiod (--xds-address), as for Istio's own node tunnel, whose variables are
@@ -46,6 +48,7 @@ reopens the log.`,
 	define(set, &o.requireWaypoint, "require-waypoint", "bool", "false", parseBool, "refuse, with 401, who comes to a pod behind a waypoint without having been through it")
 	define(set, &o.originalSource, "original-source", "bool", "true", parseBool, "connect to pods from the client's address, as far as it can be had", "ENABLE_ORIG_SRC")
 	define(set, &o.steps, "log-steps", "bool", "false", parseBool, "write the lines about each step of a connection at info level rather than at debug")
+	o.dns.define(set)
 	c = command(c, func(c *cobra.Command) error {
 		if err := o.oneSource(); err != nil {
 			return err
@@ -84,6 +87,9 @@ func (o *ztunnelOptions) run(ctx context.Context) (err error) {
 		return err
 	}
 	p.group.Go(p.prefetch)
+	if err := o.resolve(p); err != nil {
+		return err
+	}
 	z.Reconcile()
 	serving()
 	p.group.Go(func() error { return z.Run(p.ctx) })

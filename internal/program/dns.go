@@ -1,0 +1,100 @@
+package program
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"strings"
+
+	"github.com/spf13/pflag"
+
+	"github.com/waystone-mesh/waystone/internal/dns"
+)
+
+// resolvConf names the servers that the node tunnel itself asks.
+const resolvConf = "/etc/resolv.conf"
+
+// dnsOptions are the flags of a node tunnel that answers its pods' questions in
+// DNS.
+type dnsOptions struct {
+	addrs    []netip.AddrPort // none: it does not
+	capture  bool
+	upstream []netip.AddrPort // none: those of resolvConf
+	prefer   string
+	ipv6     bool
+}
+
+func (o *dnsOptions) define(set *pflag.FlagSet) {
+	define(set, &o.addrs, "dns", "ADDRESS", "off", parseDNS, "where questions of the node's pods in DNS are answered, by UDP and TCP, such as 10.0.0.1:15053 or localhost:15053; or off", "ISTIO_META_DNS_PROXY_ADDR")
+	define(set, &o.capture, "dns-capture", "bool", "true", parseBool, "false is --dns off", "ISTIO_META_DNS_CAPTURE")
+	define(set, &o.upstream, "dns-upstream", "ADDRESSES", "", parseServers, "the servers to ask what the mesh does not know, separated by commas; without it, those of "+resolvConf)
+	define(set, &o.prefer, "dns-preferred-namespace", "NAME", "", parseText, "of services of one name in several namespaces, whose is taken by who is in none of them and where none is Kubernetes' own", "PREFERED_SERVICE_NAMESPACE")
+	define(set, &o.ipv6, "dns-ipv6", "bool", "true", parseBool, "false leaves IPv6 addresses of the mesh out", "IPV6_ENABLED")
+}
+
+// parseDNS reads a single address to listen on, and localhost, which is both of
+// its addresses. An answer has to come from where the question went, which a
+// socket that listens on all addresses cannot see to.
+func parseDNS(s string) ([]netip.AddrPort, error) {
+	if s == "off" {
+		return nil, nil
+	}
+	if port, ok := strings.CutPrefix(s, "localhost:"); ok {
+		four, err := parseDNS("127.0.0.1:" + port)
+		if err != nil {
+			return nil, err
+		}
+		return append(four, netip.AddrPortFrom(netip.IPv6Loopback(), four[0].Port())), nil
+	}
+	addr, err := netip.ParseAddrPort(s)
+	if err != nil || addr.Addr().IsUnspecified() {
+		return nil, errors.New(`is not a single address to listen on: write "10.0.0.1:15053" or "localhost:15053"`)
+	}
+	return []netip.AddrPort{addr}, nil
+}
+
+// parseServers reads the addresses of DNS servers, whose port is 53 where they
+// have none.
+func parseServers(s string) (out []netip.AddrPort, err error) {
+	list, _ := parseList(s)
+	for _, text := range list {
+		if ip, err := netip.ParseAddr(text); err == nil {
+			out = append(out, netip.AddrPortFrom(ip, 53))
+			continue
+		}
+		addr, err := netip.ParseAddrPort(text)
+		if err != nil || addr.Port() == 0 {
+			return nil, fmt.Errorf(`%q is not the address of a server: write "10.96.0.10" or "10.96.0.10:53"`, text)
+		}
+		out = append(out, addr)
+	}
+	return out, nil
+}
+
+// resolve answers the pods' questions, if it is to, until the program ends.
+func (o *ztunnelOptions) resolve(p *process) error {
+	d := &o.dns
+	if len(d.addrs) == 0 || !d.capture {
+		return nil
+	}
+	upstream := d.upstream
+	if len(upstream) == 0 {
+		var err error
+		if upstream, err = dns.Upstream(resolvConf); err != nil {
+			return fmt.Errorf("flag --dns-upstream: is not given: %w", err)
+		}
+	}
+	s, err := dns.Listen(dns.ServerOptions{
+		Resolver: dns.NewResolver(dns.ResolverOptions{
+			Domain: o.clusterDomain, Network: o.network, Node: o.node, Prefer: d.prefer, NoIPv6: !d.ipv6,
+		}),
+		Snapshot: p.snapshot, Upstream: upstream,
+		Report: p.telemetry.DNS, Log: p.log.Scope("dns"),
+	}, d.addrs...)
+	if err != nil {
+		return fmt.Errorf("flag --dns: %w", err)
+	}
+	p.log.Scope("dns").Info("questions of pods are answered", "address", fmt.Sprint(s.Addrs()), "upstream", fmt.Sprint(upstream))
+	p.group.Go(func() error { return s.Serve(p.ctx) })
+	return nil
+}
