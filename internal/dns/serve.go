@@ -109,13 +109,16 @@ func (s *Server) serveConnection(c *net.TCPConn, from netip.Addr) {
 var errTooLong = errors.New("dns: message is too long")
 
 // readMessage reads a message behind its length (RFC 1035, section 4.2.2) into
-// buf, which must have room for it.
+// buf, which must have room for it; nil makes room.
 func readMessage(r io.Reader, buf []byte) ([]byte, error) {
 	var length [2]byte
 	if _, err := io.ReadFull(r, length[:]); err != nil {
 		return nil, err
 	}
 	n := int(binary.BigEndian.Uint16(length[:]))
+	if buf == nil {
+		buf = make([]byte, n)
+	}
 	if n > len(buf) {
 		return nil, errTooLong
 	}

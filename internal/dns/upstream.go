@@ -96,7 +96,7 @@ func overTCP(c net.Conn, query []byte, q dns.Question) ([]byte, error) {
 	if err := writeMessage(c, query); err != nil {
 		return nil, err
 	}
-	reply, err := readMessage(c, make([]byte, 65535))
+	reply, err := readMessage(c, nil)
 	if err != nil {
 		return nil, err
 	}

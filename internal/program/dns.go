@@ -14,6 +14,9 @@ import (
 // resolvConf names the servers that the node tunnel itself asks.
 const resolvConf = "/etc/resolv.conf"
 
+// istiosPreferred is the variable as Istio spells it.
+const istiosPreferred = "PREFERED_SERVICE_NAMESPACE" //nolint:misspell // it is Istio's
+
 // dnsOptions are the flags of a node tunnel that answers its pods' questions in
 // DNS.
 type dnsOptions struct {
@@ -28,7 +31,7 @@ func (o *dnsOptions) define(set *pflag.FlagSet) {
 	define(set, &o.addrs, "dns", "ADDRESS", "off", parseDNS, "where questions of the node's pods in DNS are answered, by UDP and TCP, such as 10.0.0.1:15053 or localhost:15053; or off", "ISTIO_META_DNS_PROXY_ADDR")
 	define(set, &o.capture, "dns-capture", "bool", "true", parseBool, "false is --dns off", "ISTIO_META_DNS_CAPTURE")
 	define(set, &o.upstream, "dns-upstream", "ADDRESSES", "", parseServers, "the servers to ask what the mesh does not know, separated by commas; without it, those of "+resolvConf)
-	define(set, &o.prefer, "dns-preferred-namespace", "NAME", "", parseText, "of services of one name in several namespaces, whose is taken by who is in none of them and where none is Kubernetes' own", "PREFERED_SERVICE_NAMESPACE")
+	define(set, &o.prefer, "dns-preferred-namespace", "NAME", "", parseText, "of services of one name in several namespaces, whose is taken by who is in none of them and where none is Kubernetes' own", istiosPreferred)
 	define(set, &o.ipv6, "dns-ipv6", "bool", "true", parseBool, "false leaves IPv6 addresses of the mesh out", "IPV6_ENABLED")
 }
 

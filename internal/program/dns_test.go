@@ -27,7 +27,7 @@ func TestFlagsOfDNS(t *testing.T) {
 		{nil, "", `[] true [] "" true`},
 		{nil, "--dns off", `[] true [] "" true`},
 		{nil, "--dns 10.0.0.1:15053 --dns-upstream 10.96.0.10,[fd00::10]:5353,fd00::11", "[10.0.0.1:15053] true [10.96.0.10:53 [fd00::10]:5353 [fd00::11]:53] \"\" true"},
-		{map[string]string{"ISTIO_META_DNS_PROXY_ADDR": "localhost:15053", "ISTIO_META_DNS_CAPTURE": "false", "PREFERED_SERVICE_NAMESPACE": "shared", "IPV6_ENABLED": "false"}, "",
+		{map[string]string{"ISTIO_META_DNS_PROXY_ADDR": "localhost:15053", "ISTIO_META_DNS_CAPTURE": "false", istiosPreferred: "shared", "IPV6_ENABLED": "false"}, "",
 			"[127.0.0.1:15053 [::1]:15053] false [] \"shared\" false"},
 		{nil, "--dns :15053", "is not a single address to listen on"},
 		{nil, "--dns [::]:15053", "is not a single address to listen on"},
