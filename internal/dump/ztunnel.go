@@ -36,8 +36,8 @@ type Pod struct {
 	Connections Connections `json:"connections"`
 	Info        PodInfo     `json:"info"`
 
-	// Identity is who the pod is.
-	Identity identity.ID `json:"-"`
+	Identity identity.ID `json:"-"` // who the pod is
+	InMesh   bool        `json:"-"` // of others no certificate is shown: to ask for it might have it issued
 }
 
 // A PodInfo names a pod.
@@ -81,7 +81,9 @@ func Ztunnel(s Subject, t Tunnel) ZtunnelDump {
 		p.Connections.Inbound = append([]Connection{}, p.Connections.Inbound...)
 		p.Connections.Outbound = append([]Connection{}, p.Connections.Outbound...)
 		d.WorkloadState[uid] = p
-		ids = append(ids, p.Identity)
+		if p.InMesh {
+			ids = append(ids, p.Identity)
+		}
 	}
 	slices.SortFunc(ids, func(a, b identity.ID) int { return cmp.Compare(a.String(), b.String()) })
 	d.Certificates = certificates(s.Identity, ids)

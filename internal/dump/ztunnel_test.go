@@ -35,13 +35,14 @@ func tunnel() Tunnel {
 		Problems: []string{"loop 1 has not told"},
 		Pods: map[string]Pod{
 			"Kubernetes//Pod/default/productpage-v1": {
-				State: "Up", Identity: productpage, Info: PodInfo{Name: "productpage-v1", Namespace: "default"},
+				State: "Up", Identity: productpage, InMesh: true, Info: PodInfo{Name: "productpage-v1", Namespace: "default"},
 				Connections: Connections{
 					Inbound:  []Connection{{Src: "127.244.1.9:40000", ActualDst: "127.244.1.24:9080", Protocol: "HBONE", Peer: "spiffe://cluster.local/ns/default/sa/sleep", Since: since, Received: 1, Sent: 2}},
 					Outbound: []Connection{{Src: "127.244.1.24:40001", OriginalDst: &vip, ActualDst: "10.0.0.1:9080", Protocol: "TCP", Service: "details", Since: since}},
 				},
 			},
-			"Kubernetes//Pod/default/late": {State: "Pending", Reason: "the port is taken", Identity: productpage, Info: PodInfo{Name: "late", Namespace: "default"}},
+			"Kubernetes//Pod/default/late":  {State: "Pending", Reason: "the port is taken", Identity: productpage, InMesh: true, Info: PodInfo{Name: "late", Namespace: "default"}},
+			"Kubernetes//Pod/default/plain": {State: "Up", Identity: identity.ID{TrustDomain: "cluster.local", Namespace: "default", ServiceAccount: "plain"}, Info: PodInfo{Name: "plain", Namespace: "default"}},
 		},
 	}
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/waystone-mesh/waystone/internal/config"
 	"github.com/waystone-mesh/waystone/internal/identity"
 	"github.com/waystone-mesh/waystone/internal/istiod"
+	"github.com/waystone-mesh/waystone/internal/mesh"
 	"github.com/waystone-mesh/waystone/internal/xds"
 	"github.com/waystone-mesh/waystone/telemetry"
 )
@@ -225,11 +226,14 @@ func (p *process) prefetch() error {
 	}
 }
 
-// localIdentities returns the identities of the pods that a node tunnel serves.
+// localIdentities returns the identities that a node tunnel speaks for: of its pods
+// that are in the mesh. Keys of others, of a waypoint's or its own for one, it has
+// no business to hold; if one is needed after all, because a peer knows earlier
+// that a pod has joined, it is asked for then.
 func localIdentities(snap *config.Snapshot, node string) map[identity.ID]bool {
 	out := map[identity.ID]bool{}
 	for _, w := range snap.Local(node) {
-		if !w.HostNetwork && !w.NativeTunnel && len(w.Addresses) > 0 {
+		if w.Tunnel == mesh.HBONE && !w.HostNetwork && !w.NativeTunnel && len(w.Addresses) > 0 {
 			out[w.Identity()] = true
 		}
 	}

@@ -139,7 +139,7 @@ func TestCertificatesOfThePodsAreFetchedAhead(t *testing.T) {
 	source := note{at: make(chan string, 10)}
 	p.identity = source
 	pod := func(uid, account, node string) config.Update {
-		return config.Update{Value: &mesh.Workload{UID: uid, Namespace: "default", ServiceAccount: account, TrustDomain: "cluster.local", Node: node,
+		return config.Update{Value: &mesh.Workload{UID: uid, Namespace: "default", ServiceAccount: account, TrustDomain: "cluster.local", Node: node, Tunnel: mesh.HBONE,
 			Addresses: []netip.Addr{netip.MustParseAddr("10.0.0.1")}}}
 	}
 	apply := func(u ...config.Update) {
@@ -149,6 +149,9 @@ func TestCertificatesOfThePodsAreFetchedAhead(t *testing.T) {
 		}
 	}
 	apply(pod("a", "web", "n1"), pod("b", "other", "n2"))
+	plain := pod("e", "waypoint", "n1")
+	plain.Value.(*mesh.Workload).Tunnel = mesh.Plain
+	apply(plain)
 	p.group.Go(p.prefetch)
 	want := func(text string) {
 		t.Helper()

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/waystone-mesh/waystone/internal/dump"
+	"github.com/waystone-mesh/waystone/internal/mesh"
 	"github.com/waystone-mesh/waystone/ztunnel"
 )
 
@@ -26,7 +27,7 @@ func (o *ztunnelOptions) dumped(p *process, z *ztunnel.Ztunnel) any {
 	for uid, pod := range pods {
 		w := pod.Workload
 		t.Pods[uid] = dump.Pod{
-			State: pod.State.String(), Reason: pod.Reason, Identity: w.Identity(),
+			State: pod.State.String(), Reason: pod.Reason, Identity: w.Identity(), InMesh: w.Tunnel == mesh.HBONE,
 			Info:        dump.PodInfo{Name: w.Name, Namespace: w.Namespace},
 			Connections: dump.Connections{Inbound: connectionsOf(pod.Inbound), Outbound: connectionsOf(pod.Outbound)},
 		}
