@@ -118,7 +118,7 @@ func TestZtunnelDumpDecodesWhereItIsRead(t *testing.T) {
 			AdminAddr                           struct{ Localhost []any }
 			StatsAddr, ReadinessAddr            struct{ SocketAddr string }
 			IllegalPorts                        []int
-			SecretTtl, PoolUnusedReleaseTimeout span
+			SecretTTL, PoolUnusedReleaseTimeout span
 			XdsRootCert, CaRootCert             struct{ File string }
 			Socks5Addr, AltXdsHostname          *string
 		}
@@ -126,7 +126,7 @@ func TestZtunnelDumpDecodesWhereItIsRead(t *testing.T) {
 	if err := json.NewDecoder(bytes.NewReader(text)).Decode(&d); err != nil {
 		t.Fatal(err)
 	}
-	if got, want := fmt.Sprint(d.Config.AdminAddr, d.Config.StatsAddr, d.Config.ReadinessAddr, d.Config.SecretTtl, d.Config.XdsRootCert), "{[false 15000]} {[::]:15020} {} {1 500000000} {SYSTEM}"; got != want {
+	if got, want := fmt.Sprint(d.Config.AdminAddr, d.Config.StatsAddr, d.Config.ReadinessAddr, d.Config.SecretTTL, d.Config.XdsRootCert), "{[false 15000]} {[::]:15020} {} {1 500000000} {SYSTEM}"; got != want {
 		t.Errorf("config: got %s, want %s", got, want)
 	}
 	if len(d.Certificates) != 1 || len(d.Certificates[0].CertChain) == 0 || len(d.Certificates[0].RootCerts) != 1 {
@@ -159,8 +159,8 @@ func TestWorkloadStateIsAsZtunnelHasIt(t *testing.T) {
 func TestPoliciesAreAsZtunnelHasThem(t *testing.T) {
 	s := subject(t, config.Options{})
 	list := s.Snapshot.Policies()
-	for _, p := range []*authz.Policy{
-		{Name: "mixed", Namespace: "istio-system", Rules: []authz.Rule{
+	list = append(list,
+		&authz.Policy{Name: "mixed", Namespace: "istio-system", Rules: []authz.Rule{
 			{From: []authz.Source{{Principals: []string{"*"}}}, To: []authz.Operation{{Methods: []string{"GET"}}}},
 			{
 				From: []authz.Source{
@@ -175,14 +175,12 @@ func TestPoliciesAreAsZtunnelHasThem(t *testing.T) {
 				},
 			},
 		}},
-		{Name: "mixed", Namespace: "default", Action: authz.Deny, DryRun: true, Rules: []authz.Rule{{
+		&authz.Policy{Name: "mixed", Namespace: "default", Action: authz.Deny, DryRun: true, Rules: []authz.Rule{{
 			From: []authz.Source{{Principals: []string{"a"}, RequestPrincipals: []string{"*"}}},
 			To:   []authz.Operation{{Paths: []string{"/admin"}, Ports: []string{"9080"}}, {Methods: []string{"PUT"}}},
 			When: []authz.Condition{{Key: "request.headers[x]", Values: []string{"y"}}},
 		}}},
-	} {
-		list = append(list, p)
-	}
+	)
 	var out []L4Policy
 	for _, p := range list {
 		if len(p.TargetRefs) == 0 {
