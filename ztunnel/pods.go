@@ -71,7 +71,7 @@ func (z *Ztunnel) local() map[string]*mesh.Workload {
 	snap := z.options.Store.Snapshot()
 	list := map[string]*mesh.Workload{}
 	for _, w := range snap.Local(z.options.Node) {
-		if w.HostNetwork || w.NativeTunnel || len(w.Addresses) == 0 {
+		if w.HostNetwork || w.NativeTunnel || len(w.Addresses) == 0 || z.options.MeshOnly && w.Tunnel != mesh.HBONE {
 			continue
 		}
 		other := func(ip netip.Addr) bool {

@@ -155,3 +155,17 @@ func TestNamespaceIsLabelledLive(t *testing.T) {
 		m.WantMetric("istio_tcp_connections_failed_total", 0)
 	})
 }
+
+// With MeshOnly a pod is served while it is in the mesh.
+func TestPodsOutsideTheMeshAreLeftAlone(t *testing.T) {
+	m := meshtest.With(t, meshtest.Options{Ztunnel: func(o *ztunnel.Options) { o.MeshOnly = true }})
+	m.Workload("items")
+	m.WantMetric("workload_manager_active_proxy_count", 1)
+	namespace := func(labels string) {
+		m.Apply("apiVersion: v1\nkind: Namespace\nmetadata: {name: default, labels: " + labels + "}\n")
+	}
+	namespace("{}")
+	m.WaitMetric("workload_manager_active_proxy_count", 0)
+	namespace("{istio.io/dataplane-mode: ambient}")
+	m.WaitMetric("workload_manager_active_proxy_count", 1)
+}

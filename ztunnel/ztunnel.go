@@ -45,6 +45,10 @@ type Options struct {
 	// waypoint without having been through it, as ambient's first release did.
 	RequireWaypoint bool
 
+	// MeshOnly serves pods that speak HBONE and no others: istiod tells of those of
+	// a waypoint or outside the mesh too, whose ports are not ours to take.
+	MeshOnly bool
+
 	// NoOriginalSource dials applications from the pod's own address rather than
 	// from the client's.
 	NoOriginalSource bool

@@ -74,7 +74,7 @@ func (o *ztunnelOptions) run(ctx context.Context) (err error) {
 	z, err := ztunnel.New(ztunnel.Options{
 		Node: o.node, Identity: p.identity, Store: p.store, Telemetry: p.telemetry, Loops: p.loops,
 		Log: p.log.Scope("proxy"), Aliases: o.aliases, Network: o.network, ClusterDomain: o.clusterDomain,
-		RequireWaypoint: o.requireWaypoint, NoOriginalSource: !o.originalSource,
+		RequireWaypoint: o.requireWaypoint, NoOriginalSource: !o.originalSource, MeshOnly: o.istiod.address != "",
 		HBONE: o.hbone(), PoolIdle: o.poolIdle, PoolStreams: int(o.poolStreams),
 	})
 	if err != nil {
