@@ -114,7 +114,7 @@ func (c *compiler) attachment() Attachment {
 			a.Targets = append(a.Targets, k+"="+v)
 		}
 		slices.Sort(a.Targets)
-	case p.Namespace == c.root():
+	case p.Namespace == c.root() && !p.OwnNamespace:
 		a.By = "mesh"
 	}
 	return a

@@ -29,6 +29,10 @@ type Policy struct {
 	// was written but is empty is not nil.
 	Selector   map[string]string
 	TargetRefs []TargetRef
+
+	// OwnNamespace says that a policy with neither applies to its namespace even if
+	// that is the root namespace: istiod has said so, to which another is.
+	OwnNamespace bool
 }
 
 // Key returns the key a source stores p under.

@@ -122,7 +122,7 @@ func (s *state) selects(p *target, w *mesh.Workload) bool {
 			return k.Namespace == p.key.Namespace && k.Name == p.key.Name
 		})
 	}
-	inScope := p.key.Namespace == w.Namespace || p.key.Namespace == s.options.RootNamespace
+	inScope := p.key.Namespace == w.Namespace || p.key.Namespace == s.options.RootNamespace && !p.own
 	switch {
 	case p.unknown:
 		return inScope || listed()

@@ -40,6 +40,7 @@ type target struct {
 	unknown  bool // nothing could be read: it might be anything
 	refs     []authz.TargetRef
 	selector map[string]string
+	own      bool // with neither, it is for its namespace, be it the root namespace
 }
 
 func newPolicies[T, S any](compile func(...*T) (*S, error), closed func(string) *S, target func(*T) target) policies[T, S] {

@@ -93,7 +93,9 @@ func newState(o *Options) *state {
 	}
 	s.policies = newPolicies(
 		func(list ...*authz.Policy) (*authz.Set, error) { return authz.Compile(s.authzOptions(), list...) }, authz.Closed,
-		func(p *authz.Policy) target { return target{key: p.Key(), refs: p.TargetRefs, selector: p.Selector} })
+		func(p *authz.Policy) target {
+			return target{key: p.Key(), refs: p.TargetRefs, selector: p.Selector, own: p.OwnNamespace}
+		})
 	s.tokens = newPolicies(
 		func(list ...*jwt.RequestAuthentication) (*jwt.Set, error) {
 			return jwt.Compile(jwt.Options{RootNamespace: o.RootNamespace}, list...)

@@ -80,7 +80,7 @@ func l4Policy(p *authz.Policy, root string) L4Policy {
 	switch {
 	case p.Selector != nil:
 		out.Scope = "WorkloadSelector"
-	case p.Namespace == root:
+	case p.Namespace == root && !p.OwnNamespace:
 		out.Scope = "Global"
 	}
 	if p.Action == authz.Deny {

@@ -80,11 +80,9 @@ func (c *converter) scope(a *workloadapi.Authorization, p *authz.Policy) error {
 	case workloadapi.Scope_WORKLOAD_SELECTOR:
 		p.Selector = listed
 	case workloadapi.Scope_NAMESPACE:
-		if a.Namespace == c.root {
-			return fmt.Errorf("scope: is NAMESPACE, but %s is the root namespace here: is istiod's another?", a.Namespace)
-		}
+		p.OwnNamespace = a.Namespace == c.root // istiod's root namespace is another than we were told
 	case workloadapi.Scope_GLOBAL:
-		if a.Namespace != c.root { // istiod's root namespace is another than we were told
+		if a.Namespace != c.root { // likewise
 			p.Namespace, p.Name = c.root, a.Namespace+"/"+a.Name
 		}
 	default:

@@ -173,11 +173,13 @@ func TestPolicyOfAnotherRootNamespace(t *testing.T) {
 	}
 	root := denial(t, "p", "1", func(a *workloadapi.Authorization) { a.Namespace = "istio-system" })
 	root.Name = "istio-system/p"
-	if q := s.send(AuthorizationType, nil, root); !strings.Contains(q.ErrorDetail.GetMessage(), "is the root namespace here: is istiod's another?") {
-		t.Errorf("a policy of the root namespace alone: got %v", q.ErrorDetail)
+	s.ack(AddressType, nil, workload(t, "b", "1", "10.0.0.2", func(w *workloadapi.Workload) { w.Namespace = "istio-system" }))
+	s.ack(AuthorizationType, nil, root)
+	if d := r.at("10.0.0.2:80"); d == nil || d.Policies.Check(&authz.Input{}).Allowed {
+		t.Errorf("a policy of what is the root namespace to us, in its namespace: got %+v", d)
 	}
-	if d := r.at("10.0.0.1:80"); d == nil || d.Policies.Check(&authz.Input{}).Allowed {
-		t.Errorf("it is not closed: got %+v", d)
+	if d := r.at("10.0.0.1:80"); d == nil || !d.Policies.Check(&authz.Input{}).Allowed {
+		t.Errorf("and in another: got %+v", d)
 	}
 }
 
