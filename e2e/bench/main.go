@@ -1,4 +1,4 @@
-// Bench measures our proxies and what people would deploy instead, side by side
+// Command bench measures our proxies and what people would deploy instead, side by side
 // on one machine: Envoy as Istio configures a waypoint, and HAProxy as the least
 // that anything can cost. It writes a report, and the numbers behind it.
 //

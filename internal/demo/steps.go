@@ -330,6 +330,9 @@ func (d *demo) edit(ctx context.Context) error {
 		}
 		d.judge(e.want.met(got) && took <= enforced, fmt.Sprintf("notsleep gets %v within %v of the file's write", e.want, enforced),
 			fmt.Sprintf("%s after %.0f ms", e.want.describe(got), float64(took.Microseconds())/1000))
+		if e.want == denied {
+			d.why(ctx, "saw "+sa+"notsleep")
+		}
 	}
 	return nil
 }

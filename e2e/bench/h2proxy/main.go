@@ -1,4 +1,4 @@
-// H2proxy is a plain reverse proxy on the waypoint's codecs, loop, policies, routes,
+// Command h2proxy is a plain reverse proxy on the waypoint's codecs, loop, policies, routes,
 // access log and metrics, to be compared with reverse proxies under a generator that
 // knows no HBONE.
 //
