@@ -26,6 +26,7 @@ var imports = map[string]string{
 	"internal/bufs":     "",
 	"internal/watch":    "",
 	"internal/istiod":   "",
+	"internal/netns":    "",
 	"internal/identity": "internal/identity/caapi internal/istiod internal/watch",
 	"internal/mesh":     "internal/identity",
 	"internal/l7":       "internal/bufs",
@@ -67,6 +68,7 @@ var imports = map[string]string{
 	"internal/decisions": "authz internal/identity",
 
 	// They talk to the world, on goroutines.
+	"internal/zds":      "internal/netns internal/zds/zdsapi",
 	"internal/extauthz": "authz internal/identity internal/l7",
 	"internal/jwks":     "authz/jwt",
 	"internal/opa":      "authz internal/extauthz internal/identity internal/watch",
@@ -107,7 +109,7 @@ var homes = map[string]string{
 	"github.com/spiffe/go-spiffe":   "internal/identity",
 	"github.com/go-jose/":           "authz/jwt",
 	"github.com/HdrHistogram/":      "internal/bench",
-	"golang.org/x/sys":              "internal/bench",
+	"golang.org/x/sys":              "internal/bench internal/capture internal/netns internal/zds",
 	"golang.org/x/crypto":           "internal/record",
 	"golang.org/x/net/http2":        "internal/h2 internal/meshtest", // in tests, the peer that is not ours
 	"github.com/fsnotify/fsnotify":  "internal/watch",
