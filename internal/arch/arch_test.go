@@ -69,6 +69,7 @@ var imports = map[string]string{
 
 	// They talk to the world, on goroutines.
 	"internal/zds":      "internal/netns internal/zds/zdsapi",
+	"internal/capture":  "internal/netns",
 	"internal/extauthz": "authz internal/identity internal/l7",
 	"internal/jwks":     "authz/jwt",
 	"internal/opa":      "authz internal/extauthz internal/identity internal/watch",
@@ -109,6 +110,8 @@ var homes = map[string]string{
 	"github.com/spiffe/go-spiffe":   "internal/identity",
 	"github.com/go-jose/":           "authz/jwt",
 	"github.com/HdrHistogram/":      "internal/bench",
+	"github.com/google/nftables":    "internal/capture",
+	"github.com/vishvananda/":       "internal/capture",
 	"golang.org/x/sys":              "internal/bench internal/capture internal/netns internal/zds",
 	"golang.org/x/crypto":           "internal/record",
 	"golang.org/x/net/http2":        "internal/h2 internal/meshtest", // in tests, the peer that is not ours
