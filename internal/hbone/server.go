@@ -95,7 +95,8 @@ type serverLoop struct {
 	loop     *loop.Loop
 	conns    map[*serverConn]struct{}
 	timer    loop.Timer
-	draining bool
+	draining bool // connections that come are, too
+	stopping bool // Shutdown has been called
 }
 
 // A serverConn is one connection of a server.
@@ -324,54 +325,6 @@ func (srv *Server) closed() {
 
 // Open returns how many connections there are, handshakes included.
 func (srv *Server) Open() int { return int(srv.open.Load()) }
-
-// Shutdown closes the listeners, sends GOAWAY and waits until every tunnel has
-// ended. When ctx is done first, what is left is cut, and its error is returned.
-func (srv *Server) Shutdown(ctx context.Context) error {
-	srv.mu.Lock()
-	srv.stopping = true
-	for ln := range srv.listeners {
-		ln.Close()
-	}
-	srv.mu.Unlock()
-	srv.each(func(on *serverLoop) {
-		on.draining = true
-		for c := range on.conns {
-			c.drain()
-		}
-	})
-	err := srv.wait(ctx)
-	srv.stop()
-	srv.wg.Wait() // every handshake has posted what came of it
-	if err == nil {
-		err = srv.wait(ctx) // what was being accepted when the listener closed
-	}
-	if err != nil {
-		srv.each(func(on *serverLoop) {
-			for c := range on.conns {
-				c.sock.Abort(err)
-			}
-		})
-		_ = srv.wait(context.Background()) // aborting takes no peer
-	}
-	return err
-}
-
-// wait returns once no connection is open.
-func (srv *Server) wait(ctx context.Context) error {
-	for srv.open.Load() > 0 {
-		select {
-		case <-srv.idle:
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		}
-	}
-	select {
-	case srv.idle <- struct{}{}: // for another Shutdown
-	default:
-	}
-	return nil
-}
 
 // each runs f for every loop, on it, and does not wait.
 func (srv *Server) each(f func(*serverLoop)) {

@@ -1,0 +1,66 @@
+package hbone
+
+import "context"
+
+// Drain asks the clients to open new tunnels on other connections, by a GOAWAY on
+// each that there is and on each that comes: they end with the tunnels that they
+// have. With false those that come are kept again.
+func (srv *Server) Drain(on bool) {
+	srv.each(func(l *serverLoop) {
+		l.draining = on || l.stopping
+		if !on {
+			return
+		}
+		for c := range l.conns {
+			c.drain()
+		}
+	})
+}
+
+// Shutdown closes the listeners, sends GOAWAY and waits until every tunnel has
+// ended. When ctx is done first, what is left is cut, and its error is returned.
+func (srv *Server) Shutdown(ctx context.Context) error {
+	srv.mu.Lock()
+	srv.stopping = true
+	for ln := range srv.listeners {
+		ln.Close()
+	}
+	srv.mu.Unlock()
+	srv.each(func(on *serverLoop) {
+		on.draining, on.stopping = true, true
+		for c := range on.conns {
+			c.drain()
+		}
+	})
+	err := srv.wait(ctx)
+	srv.stop()
+	srv.wg.Wait() // every handshake has posted what came of it
+	if err == nil {
+		err = srv.wait(ctx) // what was being accepted when the listener closed
+	}
+	if err != nil {
+		srv.each(func(on *serverLoop) {
+			for c := range on.conns {
+				c.sock.Abort(err)
+			}
+		})
+		_ = srv.wait(context.Background()) // aborting takes no peer
+	}
+	return err
+}
+
+// wait returns once no connection is open.
+func (srv *Server) wait(ctx context.Context) error {
+	for srv.open.Load() > 0 {
+		select {
+		case <-srv.idle:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+	select {
+	case srv.idle <- struct{}{}: // for another Shutdown
+	default:
+	}
+	return nil
+}
