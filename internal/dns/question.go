@@ -80,7 +80,7 @@ func bare(query []byte, rcode int) []byte {
 func (s *Server) answer(x *exchange) {
 	q := x.msg.Question[0]
 	snap := s.options.Snapshot()
-	client := s.options.Resolver.Client(snap, x.from)
+	client := s.options.Client(snap, x.from)
 	x.rec = telemetry.DNS{Source: client, Name: q.Name, Type: dns.TypeToString[q.Qtype], TCP: x.tcp}
 	switch opt := x.msg.IsEdns0(); {
 	case client == nil:

@@ -55,9 +55,9 @@ func (s *Server) send(c *net.UDPConn, to netip.AddrPort, reply []byte) {
 
 // serveConnections is the goroutine that accepts TCP connections. One that is too
 // many is closed.
-func (s *Server) serveConnections(ln *net.TCPListener) {
+func (s *Server) serveConnections(ln net.Listener) {
 	for {
-		c, err := ln.AcceptTCP()
+		c, err := ln.Accept()
 		if err != nil {
 			if s.pause("connections cannot be accepted", err) {
 				continue
@@ -80,7 +80,7 @@ func (s *Server) serveConnections(ln *net.TCPListener) {
 
 // serveConnection answers the questions of a connection, one after the other
 // (RFC 7766, section 6.2.1.1, leaves the order to the server).
-func (s *Server) serveConnection(c *net.TCPConn, from netip.Addr) {
+func (s *Server) serveConnection(c net.Conn, from netip.Addr) {
 	var buf [maxQuery]byte
 	for {
 		if c.SetDeadline(time.Now().Add(s.options.Idle)) != nil {

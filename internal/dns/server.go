@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/waystone-mesh/waystone/internal/config"
+	"github.com/waystone-mesh/waystone/internal/mesh"
 	"github.com/waystone-mesh/waystone/telemetry"
 )
 
@@ -29,6 +30,13 @@ type ServerOptions struct {
 	Resolver *Resolver
 	Snapshot func() *config.Snapshot
 
+	// Client returns who asks from an address, or nil when that is nobody whom we
+	// answer; nil: the workload that has the address.
+	Client func(*config.Snapshot, netip.Addr) *mesh.Workload
+
+	// Sockets makes the sockets of a Server; nil: package net does.
+	Sockets Sockets
+
 	// Upstream are the servers that are asked what the mesh does not know, in the
 	// order in which they are tried.
 	Upstream []netip.AddrPort
@@ -40,12 +48,41 @@ type ServerOptions struct {
 	Idle          time.Duration // how long a connection may say nothing: 10 s
 }
 
+// Sockets makes sockets: in another network namespace than the process is in.
+type Sockets interface {
+	Listen(addr netip.AddrPort) (net.Listener, error)
+	ListenPacket(addr netip.AddrPort) (*net.UDPConn, error)
+
+	// Dial connects by TCP, DialPacket by UDP.
+	Dial(ctx context.Context, dst netip.AddrPort) (net.Conn, error)
+	DialPacket(ctx context.Context, dst netip.AddrPort) (net.Conn, error)
+}
+
+// here makes sockets where the process is.
+type here struct{}
+
+func (here) Listen(addr netip.AddrPort) (net.Listener, error) {
+	return net.ListenTCP("tcp", net.TCPAddrFromAddrPort(addr))
+}
+
+func (here) ListenPacket(addr netip.AddrPort) (*net.UDPConn, error) {
+	return net.ListenUDP("udp", net.UDPAddrFromAddrPort(addr))
+}
+
+func (here) Dial(ctx context.Context, dst netip.AddrPort) (net.Conn, error) {
+	return new(net.Dialer).DialContext(ctx, "tcp", dst.String())
+}
+
+func (here) DialPacket(ctx context.Context, dst netip.AddrPort) (net.Conn, error) {
+	return new(net.Dialer).DialContext(ctx, "udp", dst.String())
+}
+
 // A Server answers questions over UDP and TCP.
 type Server struct {
 	options     ServerOptions
 	upstream    upstream
 	packets     []*net.UDPConn
-	listeners   []*net.TCPListener
+	listeners   []net.Listener
 	forwarding  *limiter
 	connections *limiter
 
@@ -60,7 +97,7 @@ type Server struct {
 func Listen(o ServerOptions, addrs ...netip.AddrPort) (_ *Server, err error) {
 	o.setDefaults()
 	s := &Server{
-		options: o, upstream: upstream{o.Upstream, o.Try, o.Patience},
+		options: o, upstream: upstream{o.Upstream, o.Try, o.Patience, o.Sockets},
 		forwarding: newLimiter(maxForwarding), connections: newLimiter(maxConnections),
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
@@ -97,6 +134,12 @@ func (o *ServerOptions) setDefaults() {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
+	if o.Client == nil {
+		o.Client = o.Resolver.Client
+	}
+	if o.Sockets == nil {
+		o.Sockets = here{}
+	}
 	if o.Try == 0 {
 		o.Try = 2 * time.Second
 	}
@@ -120,12 +163,12 @@ func (s *Server) open(addr netip.AddrPort) (err error) {
 
 // openBoth listens over UDP, and over TCP at the same port.
 func (s *Server) openBoth(addr netip.AddrPort) error {
-	packets, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(addr))
+	packets, err := s.options.Sockets.ListenPacket(addr)
 	if err != nil {
 		return err
 	}
 	bound := packets.LocalAddr().(*net.UDPAddr).AddrPort()
-	ln, err := net.ListenTCP("tcp", net.TCPAddrFromAddrPort(netip.AddrPortFrom(addr.Addr(), bound.Port())))
+	ln, err := s.options.Sockets.Listen(netip.AddrPortFrom(addr.Addr(), bound.Port()))
 	if err != nil {
 		return errors.Join(err, packets.Close())
 	}

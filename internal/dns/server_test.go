@@ -44,7 +44,7 @@ func serve(tb testing.TB) *authority {
 		a.asked.Add(1)
 		(*a.answer.Load())(w, m)
 	})
-	sockets := new(Server)
+	sockets := &Server{options: ServerOptions{Sockets: here{}}}
 	if err := sockets.open(netip.MustParseAddrPort("127.0.0.1:0")); err != nil {
 		tb.Fatal(err)
 	}

@@ -17,6 +17,7 @@ import (
 type upstream struct {
 	servers       []netip.AddrPort
 	try, patience time.Duration
+	sockets       Sockets
 }
 
 // rounds is how often each server is tried: a packet may be lost.
@@ -65,11 +66,11 @@ func (u *upstream) exchange(ctx context.Context, query []byte, q dns.Question, t
 func (u *upstream) ask(ctx context.Context, server netip.AddrPort, query []byte, q dns.Question, tcp bool) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, u.try)
 	defer cancel()
-	network := "udp"
+	dial := u.sockets.DialPacket
 	if tcp {
-		network = "tcp"
+		dial = u.sockets.Dial
 	}
-	c, err := new(net.Dialer).DialContext(ctx, network, server.String())
+	c, err := dial(ctx, server)
 	if err != nil {
 		return nil, err
 	}
