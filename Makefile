@@ -10,7 +10,7 @@ PEERS    ?=
 PROTOS    = internal/xds/workloadapi internal/identity/caapi
 export CGO_ENABLED ?= 0
 
-.PHONY: help build demo test test-peers race lint vet fuzz fuzz-seeds bench bench-diff bench-peers h2proxy h2spec generate check clean tidy
+.PHONY: help build demo test test-netns test-peers race lint vet fuzz fuzz-seeds bench bench-diff bench-peers h2proxy h2spec generate check clean tidy
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,6 +28,10 @@ test: ## unit, script and in-memory mesh tests (no root, no network)
 
 test-peers: build h2proxy ## that Envoy, HAProxy, nginx and ours do the same in bench-peers, as far as they are installed
 	cd e2e && $(GO) test -count=1 ./...
+
+test-netns: ## tests in network namespaces of their own, with the kernel's redirection (needs root)
+	@test "$$(id -u)" = 0 || { echo "test-netns: not root, so there are no network namespaces to test in"; exit 1; }
+	$(GO) test -tags netns -count=1 $$(git grep -l '^//go:build netns' -- '*_test.go' | xargs -n 1 dirname | sort -u | sed 's,^,./,')
 
 race: ## the same under the race detector, which also poisons freed buffers (needs a C compiler)
 	CGO_ENABLED=1 $(GO) test -race ./...

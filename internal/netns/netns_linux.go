@@ -71,24 +71,24 @@ var errExited = errors.New("netns: the function ended its goroutine")
 // thread ends the thread. So nothing else ever runs on a thread that could not
 // be brought home.
 func (n *Netns) inside(f func() error, done chan<- error) {
-	err := errExited
-	defer func() { done <- err }()
 	runtime.LockOSThread()
-	back, e := home()
-	if e != nil {
-		err = fmt.Errorf("the process's network namespace: %w", e)
+	back, err := home()
+	if err == nil {
+		err = setns(n.file)
+	}
+	if err != nil {
 		runtime.UnlockOSThread()
+		done <- fmt.Errorf("network namespace %s: %w", n.id, err)
 		return
 	}
-	if e := setns(n.file); e != nil {
-		err = fmt.Errorf("network namespace %s: %w", n.id, e)
-		runtime.UnlockOSThread()
-		return
-	}
+	err = errExited
+	defer func() { // even if f does not return
+		if setns(back) == nil {
+			runtime.UnlockOSThread()
+		}
+		done <- err
+	}()
 	err = f()
-	if setns(back) == nil {
-		runtime.UnlockOSThread()
-	}
 }
 
 // home is the namespace that the process is in. It is opened once, on a thread

@@ -34,3 +34,6 @@ func (n *Netns) control(_ netip.Addr, _ use, o SocketOptions) control {
 
 // OriginalDestination needs Linux.
 func OriginalDestination(*net.TCPConn) (netip.AddrPort, error) { return netip.AddrPort{}, errNotLinux }
+
+// HandOver needs Linux.
+func HandOver(syscall.Conn) error { return errNotLinux }
