@@ -7,6 +7,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/waystone-mesh/waystone/internal/program"
+	"github.com/waystone-mesh/waystone/internal/waypointcmd"
+	"github.com/waystone-mesh/waystone/internal/ztunnelcmd"
 )
 
 func main() { os.Exit(program.Main(root())) }
@@ -20,7 +22,7 @@ func root() *cobra.Command {
 		SilenceErrors: false,
 	}
 	c.CompletionOptions.HiddenDefaultCmd = true
-	c.AddCommand(demoCommand(), authzCommand(), program.Bench(), versionCommand(), bookinfoCommand(), hidden(program.Waypoint()), hidden(program.Ztunnel()))
+	c.AddCommand(demoCommand(), authzCommand(), benchCommand(), versionCommand(), bookinfoCommand(), hidden(waypointcmd.Command()), hidden(ztunnelcmd.Command()))
 	return c
 }
 

@@ -77,22 +77,26 @@ var imports = map[string]string{
 
 	// They carry.
 	"waypoint": "authz authz/jwt routing telemetry internal/bufs internal/config internal/decisions internal/extauthz internal/flow internal/h1 internal/h2 internal/hbone internal/identity internal/inner internal/l7 internal/loop internal/mesh",
-	"ztunnel":  "authz telemetry internal/bufs internal/config internal/flow internal/hbone internal/h2 internal/identity internal/l7 internal/loop internal/mesh",
+	"ztunnel":  "authz telemetry internal/bufs internal/config internal/dns internal/flow internal/hbone internal/h2 internal/identity internal/l7 internal/loop internal/mesh internal/netns internal/zds",
 
 	// They wire.
-	"cmd/waypoint":              "*",
-	"cmd/ztunnel":               "*",
-	"cmd/waystone":              "*",
-	"internal/dump":             "authz authz/jwt internal/config internal/identity internal/mesh routing",
-	"internal/policy":           "authz authz/jwt authz/lint authz/rego internal/config internal/dump internal/extauthz internal/identity internal/l7 internal/manifest internal/mesh internal/opa routing",
-	"internal/program":          "*",
-	"internal/meshtest":         "*",
-	"internal/script":           "",
-	"internal/arch":             "",
-	"internal/bench":            "internal/bufs internal/flow internal/h1 internal/h2 internal/hbone internal/identity internal/inner internal/l7 internal/loop internal/mesh",
-	"internal/demo":             "*",
-	"examples/bookinfo":         "internal/config internal/file internal/l7 internal/manifest internal/mesh routing",
-	"examples/bookinfo/service": "examples/bookinfo",
+	"cmd/waypoint":                 "*",
+	"cmd/ztunnel":                  "*",
+	"cmd/waystone":                 "*",
+	"internal/dump":                "authz authz/jwt internal/config internal/identity internal/mesh routing",
+	"internal/policy":              "authz authz/jwt authz/lint authz/rego internal/config internal/dump internal/extauthz internal/identity internal/l7 internal/manifest internal/mesh internal/opa routing",
+	"internal/flags":               "",
+	"internal/program":             "telemetry internal/admin internal/bufs internal/config internal/decisions internal/dump internal/file internal/flags internal/h2 internal/identity internal/istiod internal/loop internal/manifest internal/mesh",
+	"internal/program/programtest": "internal/flags",
+	"internal/waypointcmd":         "*",
+	"internal/ztunnelcmd":          "telemetry ztunnel internal/config internal/dns internal/dump internal/flags internal/identity internal/istiod internal/mesh internal/program internal/xds", // not what only a waypoint needs: OPA weighs as much as the rest
+	"internal/meshtest":            "*",
+	"internal/script":              "",
+	"internal/arch":                "",
+	"internal/bench":               "internal/bufs internal/flow internal/h1 internal/h2 internal/hbone internal/identity internal/inner internal/l7 internal/loop internal/mesh",
+	"internal/demo":                "*",
+	"examples/bookinfo":            "internal/config internal/file internal/l7 internal/manifest internal/mesh routing",
+	"examples/bookinfo/service":    "examples/bookinfo",
 }
 
 // homes lists the packages that may import a heavy dependency, by import path
@@ -118,7 +122,7 @@ var homes = map[string]string{
 	"github.com/fsnotify/fsnotify":  "internal/watch",
 	"github.com/miekg/dns":          "internal/dns",
 	"net/http":                      "internal/admin internal/demo internal/extauthz internal/jwks internal/meshtest internal/opa internal/policy examples/bookinfo", // jwks fetches key sets
-	"github.com/spf13/":             "cmd/waystone internal/program",
+	"github.com/spf13/":             "cmd/waystone internal/flags internal/program internal/program/programtest internal/waypointcmd internal/ztunnelcmd",
 }
 
 // A file is one Go source file of the module.

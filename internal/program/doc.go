@@ -1,5 +1,6 @@
-// Package program is the two proxies as programs: their flags, and the list of
-// what stands around a data path.
+// Package program is what the two proxies have in common as programs: flags, and
+// the list of what stands around a data path. What differs is in waypointcmd and
+// ztunnelcmd.
 //
 //	flags → log → telemetry → store → admin → source → identity → proxy
 //
@@ -8,6 +9,5 @@
 // A signal, or the first failure, ends all of it in the opposite order: not
 // ready, no new connections, what is in flight up to a deadline, logs and spans.
 //
-// There is no decision about traffic in here. It is a package, and not two mains,
-// because the command-line tool runs the same two programs.
+// There is no decision about traffic in here.
 package program

@@ -26,9 +26,9 @@ type loopStats struct {
 }
 
 // showLoops returns what /loops shows.
-func (p *process) showLoops() any {
+func (p *Process) showLoops() any {
 	out := []loopStats{}
-	for i, s := range p.loops.Stats() {
+	for i, s := range p.Loops.Stats() {
 		out = append(out, loopStats{
 			Loop: i, Sockets: s.Sockets, Load: s.Load,
 			Busy: s.Busy.Seconds(), Running: s.Running.Seconds(), Longest: s.Longest.Seconds(),
@@ -39,13 +39,13 @@ func (p *process) showLoops() any {
 }
 
 // readings adds what the loops say about themselves.
-func (p *process) readings(r *telemetry.Readings) {
+func (p *Process) readings(r *telemetry.Readings) {
 	r.Sockets = func() int { return total(p, func(s *loop.Stats) int { return s.Sockets }) }
 	r.LoopStalls = func() uint64 { return total(p, func(s *loop.Stats) uint64 { return s.Slow }) }
 	r.LoopHangs = func() uint64 { return total(p, func(s *loop.Stats) uint64 { return s.Hangs }) }
 	r.LoopBusy = func() time.Duration { return total(p, func(s *loop.Stats) time.Duration { return s.Busy }) }
 	r.LoopLag = func() (longest time.Duration) {
-		for _, s := range p.loops.Stats() {
+		for _, s := range p.Loops.Stats() {
 			longest = max(longest, s.Running)
 		}
 		return longest
@@ -53,17 +53,17 @@ func (p *process) readings(r *telemetry.Readings) {
 }
 
 // total adds up what of returns for each loop.
-func total[T int | uint64 | time.Duration](p *process, of func(*loop.Stats) T) (sum T) {
-	for _, s := range p.loops.Stats() {
+func total[T int | uint64 | time.Duration](p *Process, of func(*loop.Stats) T) (sum T) {
+	for _, s := range p.Loops.Stats() {
 		sum += of(&s)
 	}
 	return sum
 }
 
 // watchLoops logs the loops that hang.
-func (p *process) watchLoops() error {
-	log := p.log.Scope("loop")
-	p.loops.Watch(p.ctx, func(h loop.Hang) {
+func (p *Process) watchLoops() error {
+	log := p.Log.Scope("loop")
+	p.Loops.Watch(p.ctx, func(h loop.Hang) {
 		if h.Over {
 			log.Warn("a loop goes on", "loop", h.Loop, "after", h.Took.String())
 			return

@@ -17,21 +17,21 @@ func TestALoopThatHangsIsLoggedCountedAndShown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var lines bytes.Buffer
 		ctx, stop := context.WithCancel(context.Background())
-		p := &process{ctx: ctx}
+		p := &Process{ctx: ctx}
 		var err error
-		if p.log, err = telemetry.NewLog(telemetry.LogOptions{Output: &lines}); err != nil {
+		if p.Log, err = telemetry.NewLog(telemetry.LogOptions{Output: &lines}); err != nil {
 			t.Fatal(err)
 		}
-		if p.loops, err = loop.NewGroup(2, loop.Options{Portable: true}); err != nil {
+		if p.Loops, err = loop.NewGroup(2, loop.Options{Portable: true}); err != nil {
 			t.Fatal(err)
 		}
-		defer p.loops.Close()
+		defer p.Loops.Close()
 		ended := make(chan error)
 		go func() { ended <- p.watchLoops() }()
 		var r telemetry.Readings
 		p.readings(&r)
 
-		p.loops.Loops()[1].Do(func() { time.Sleep(3 * time.Second) })
+		p.Loops.Loops()[1].Do(func() { time.Sleep(3 * time.Second) })
 		time.Sleep(2 * time.Second)
 		synctest.Wait()
 		if lag := r.LoopLag().Round(time.Millisecond); lag != 2*time.Second {

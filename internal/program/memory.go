@@ -54,7 +54,7 @@ func (h heap) untidy(was, tidied heap) bool {
 }
 
 // tidy gives memory back whenever the program falls quiet.
-func (p *process) tidy() error {
+func (p *Process) tidy() error {
 	tick := time.NewTicker(tidyEvery)
 	defer tick.Stop()
 	var was, tidied heap

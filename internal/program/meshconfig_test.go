@@ -11,6 +11,8 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/waystone-mesh/waystone/internal/config"
+	"github.com/waystone-mesh/waystone/internal/flags"
+	"github.com/waystone-mesh/waystone/internal/program/programtest"
 	"github.com/waystone-mesh/waystone/telemetry"
 )
 
@@ -50,7 +52,7 @@ func TestFlagsGoBeforeMeshConfig(t *testing.T) {
 		{"a variable", meshMap, "", map[string]string{"TRUST_DOMAIN": "td"}, nil, "td policies [old.example.com]"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			_, args := quiet(t)
+			_, args := programtest.Quiet(t)
 			dir := args[1]
 			put := func(name, text string) string {
 				name = filepath.Join(dir, name)
@@ -64,64 +66,26 @@ func TestFlagsGoBeforeMeshConfig(t *testing.T) {
 			if tt.meshConfig != "" {
 				args = append(args, "--mesh-config", put("mesh.conf", tt.meshConfig))
 			}
-			var o options
+			var o Options
 			set := pflag.NewFlagSet("test", pflag.ContinueOnError)
-			o.define(set, telemetry.Waypoint)
-			if err := errors.Join(set.Parse(args), fromEnvironment(set, func(name string) (string, bool) { v, ok := tt.environment[name]; return v, ok })); err != nil {
+			o.Define(set, telemetry.Waypoint)
+			if err := errors.Join(set.Parse(args), flags.FromEnvironment(set, programtest.Lookup(tt.environment))); err != nil {
 				t.Fatal(err)
 			}
-			p := newProcess(t.Context(), &o)
-			if err := errors.Join(p.report(telemetryOptions()), p.know(config.Options{}), p.feed()); err != nil {
+			p := New(t.Context(), &o)
+			if err := errors.Join(p.Report(telemetryOptions()), p.Know(config.Options{}, nil), p.Feed()); err != nil {
 				t.Fatal(err)
 			}
-			m := p.snapshot().Mesh()
+			m := p.Snapshot().Mesh()
 			if got := m.TrustDomain + " " + m.RootNamespace + " [" + strings.Join(m.Aliases, " ") + "]"; got != tt.want {
 				t.Errorf("in force: %s, want %s", got, tt.want)
 			}
-			if got := o.trustDomain + " " + o.rootNamespace + " [" + strings.Join(o.aliases, " ") + "]"; got != tt.want {
+			if got := o.TrustDomain + " " + o.RootNamespace + " [" + strings.Join(o.Aliases, " ") + "]"; got != tt.want {
 				t.Errorf("for the rest of the program: %s, want %s", got, tt.want)
 			}
-			if err := p.close(nil); err != nil {
+			if err := p.Close(nil); err != nil {
 				t.Error(err)
 			}
 		})
-	}
-}
-
-func TestAChangeThatNeedsARestartIsSaidOnce(t *testing.T) {
-	log, args := quiet(t)
-	write := func(text string) {
-		if err := os.WriteFile(filepath.Join(args[1], "mesh.yaml"), []byte(text), 0o644); err != nil {
-			t.Error(err)
-		}
-	}
-	write(meshMap)
-	ready := untilLogged(t, log, `"ready"`)
-	go func() {
-		<-ready.Done()
-		write(strings.ReplaceAll(meshMap, "mesh.example.com", "other.example.com"))
-	}()
-	c := Ztunnel()
-	c.SetArgs(append(args, "--node", "n1"))
-	if err := c.ExecuteContext(untilLogged(t, log, "restart to have it in force")); err != nil {
-		t.Fatal(err)
-	}
-	wantLines(t, log, `"ready"`, `"field":"trustDomain","value":"other.example.com","in force":"mesh.example.com"`)
-	text, err := os.ReadFile(log)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if n := strings.Count(string(text), "restart to have it in force"); n != 1 {
-		t.Errorf("said %d times, want once", n)
-	}
-}
-
-func TestMeshConfigMustBeThere(t *testing.T) {
-	_, args := quiet(t)
-	c := Ztunnel()
-	c.SilenceErrors = true
-	c.SetArgs(append(args, "--node", "n1", "--mesh-config", "/nowhere/mesh.yaml"))
-	if err := c.ExecuteContext(t.Context()); err == nil || !strings.Contains(err.Error(), "/nowhere/mesh.yaml") {
-		t.Errorf("got %v", err)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/netip"
 	"os"
@@ -22,50 +23,55 @@ import (
 	"github.com/waystone-mesh/waystone/internal/identity"
 	"github.com/waystone-mesh/waystone/internal/loop"
 	"github.com/waystone-mesh/waystone/internal/manifest"
-	"github.com/waystone-mesh/waystone/internal/xds"
 	"github.com/waystone-mesh/waystone/telemetry"
 )
 
-// A process is what stands around a data path. Its methods are called in the
+// A Process is what stands around a data path. Its methods are called in the
 // order in which they stand here.
-type process struct {
-	options *options
+type Process struct {
+	Options *Options
 	ctx     context.Context // done when the program is to end
 	stop    context.CancelFunc
 	group   *errgroup.Group // the first error of its functions ends ctx
 	feeding context.CancelFunc
 
 	writers   []*telemetry.Writer
-	log       *telemetry.Log
-	telemetry *telemetry.Telemetry
-	loops     *loop.Group
-	store     *config.Store
-	source    feeder
+	Log       *telemetry.Log
+	Telemetry *telemetry.Telemetry
+	Loops     *loop.Group
+	Store     *config.Store
+	source    Source
 	files     *file.Source // the source, if it is of files
-	identity  identity.Source
-	ready     admin.Ready
+	Identity  identity.Source
+	Ready     admin.Ready
 	admin     *admin.Server
 
-	recent   *decisions.Recent     // shown by admin; nil: nothing is
-	reopened func(context.Context) // has further logs reopened; nil: there are none
+	Recent   *decisions.Recent     // shown by admin; nil: nothing is
+	Reopened func(context.Context) // has further logs reopened; nil: there are none
 }
 
-// A feeder has the store say what it reads, until ctx ends.
-type feeder interface {
+// A Source has the store say what it reads, until ctx ends.
+type Source interface {
 	Run(context.Context, *config.Store) error
 }
 
-// newProcess returns a process that ends when ctx does, or when a function of its
+// New returns a process that ends when ctx does, or when a function of its
 // group fails.
-func newProcess(ctx context.Context, o *options) *process {
-	p := &process{options: o}
+func New(ctx context.Context, o *Options) *Process {
+	p := &Process{Options: o}
 	ctx, p.stop = context.WithCancel(ctx)
 	p.group, p.ctx = errgroup.WithContext(ctx)
 	return p
 }
 
-// open opens a log.
-func (p *process) open(path string) (*telemetry.Writer, error) {
+// Context is done when the program is to end.
+func (p *Process) Context() context.Context { return p.ctx }
+
+// Go runs f until it returns, and ends the program with its error.
+func (p *Process) Go(f func() error) { p.group.Go(f) }
+
+// Open opens a log.
+func (p *Process) Open(path string) (*telemetry.Writer, error) {
 	w, err := telemetry.NewWriter(telemetry.WriterOptions{Path: path})
 	if err == nil {
 		p.writers = append(p.writers, w)
@@ -73,87 +79,91 @@ func (p *process) open(path string) (*telemetry.Writer, error) {
 	return w, err
 }
 
-// report starts the log and telemetry; t says what differs between programs.
-func (p *process) report(t telemetry.Options) error {
-	o := p.options
-	w, err := p.open(o.logOutput)
+// Report starts the log and telemetry; t says what differs between programs.
+func (p *Process) Report(t telemetry.Options) error {
+	o := p.Options
+	w, err := p.Open(o.LogOutput)
 	if err != nil {
 		return err
 	}
-	if p.log, err = telemetry.NewLog(telemetry.LogOptions{Output: w, JSON: o.logJSON, Level: o.logLevel}); err != nil {
-		return fmt.Errorf("flag --log-level: %q: %w", o.logLevel, err)
+	if p.Log, err = telemetry.NewLog(telemetry.LogOptions{Output: w, JSON: o.LogJSON, Level: o.LogLevel}); err != nil {
+		return fmt.Errorf("flag --log-level: %q: %w", o.LogLevel, err)
 	}
-	if p.loops, err = loop.NewGroup(o.loops, loop.Options{CryptoTLS: o.cryptoTLS}); err != nil {
+	if p.Loops, err = loop.NewGroup(o.Loops, loop.Options{CryptoTLS: o.CryptoTLS}); err != nil {
 		return err
 	}
-	live := &living{snapshot: p.snapshot}
-	t.Version, t.ClusterID, t.Live, t.Log = dump.Build().Version, o.clusterID, live.has, p.log
-	t.Trace.Endpoint, t.Trace.TLS, t.Trace.Percent = o.collector.address, o.collector.tls, o.sampling
-	if o.sampling == 0 {
+	live := &living{snapshot: p.Snapshot}
+	t.Version, t.ClusterID, t.Live, t.Log = dump.Build().Version, o.ClusterID, live.has, p.Log
+	t.Trace.Endpoint, t.Trace.TLS, t.Trace.Percent = o.Collector.Address, o.Collector.TLS, o.Sampling
+	if o.Sampling == 0 {
 		t.Trace.Percent = -1
 	}
-	p.telemetry, err = telemetry.New(t)
+	p.Telemetry, err = telemetry.New(t)
 	return err
 }
 
-func (p *process) snapshot() *config.Snapshot { return p.store.Snapshot() }
+// Snapshot is the configuration as it is now.
+func (p *Process) Snapshot() *config.Snapshot { return p.Store.Snapshot() }
 
-// know makes the store, with the view that c asks for, what will feed it, and the
-// identity source.
-func (p *process) know(c config.Options) (err error) {
-	o := p.options
+// An Opener opens a source of configuration that is not of files.
+type Opener func(log *slog.Logger) (Source, error)
+
+// Know makes the store, with the view that c asks for, what will feed it (files if
+// open is nil), and the identity source.
+func (p *Process) Know(c config.Options, open Opener) (err error) {
+	o := p.Options
 	files := file.Options{
-		Path: o.config, MeshConfig: o.meshConfig, Logger: p.log.Scope("config"),
+		Path: o.Config, MeshConfig: o.MeshConfig, Logger: p.Log.Scope("config"),
 		Manifest: manifest.Options{
-			ClusterDomain: o.clusterDomain, ClusterID: o.clusterID, Network: o.network,
-			MeshNamespace: o.rootNamespace, Revision: o.revision,
+			ClusterDomain: o.ClusterDomain, ClusterID: o.ClusterID, Network: o.Network,
+			MeshNamespace: o.RootNamespace, Revision: o.Revision,
 			ByLabel: true, // there is no node agent beside a directory of files
 		},
 	}
 	o.adopt(file.Mesh(files))
-	files.Manifest.TrustDomain, files.Manifest.RootNamespace = o.trustDomain, o.rootNamespace
-	c.TrustDomain, c.RootNamespace = o.trustDomain, o.rootNamespace
-	if o.given("trust-domain-alias") {
-		c.Aliases = append([]string{}, o.aliases...)
+	files.Manifest.TrustDomain, files.Manifest.RootNamespace = o.TrustDomain, o.RootNamespace
+	c.TrustDomain, c.RootNamespace = o.TrustDomain, o.RootNamespace
+	if o.Given("trust-domain-alias") {
+		c.Aliases = append([]string{}, o.Aliases...)
 	}
-	c.Network, c.ClusterID, c.Node, c.Compat118 = o.network, o.clusterID, o.node, o.compat118
-	p.store = config.NewStore(c)
+	c.Network, c.ClusterID, c.Node, c.Compat118 = o.Network, o.ClusterID, o.Node, o.Compat118
+	p.Store = config.NewStore(c)
 	files.OnRead = p.compareMesh(files.Manifest.MeshNamespace)
-	if o.istiod.address == "" {
+	if open == nil {
 		p.files = file.New(files)
 		p.source = p.files
-	} else if p.source, err = p.fromIstiod(os.Environ()); err != nil {
+	} else if p.source, err = open(p.Log.Scope("xds")); err != nil {
 		return err
 	}
-	p.identity, err = identity.Open(o.identity, identity.Options{
-		TrustDomain: o.trustDomain, Aliases: o.aliases, Log: p.log.Scope("identity"),
-		Istiod: o.ca(), Impersonate: o.istiod.impersonate, TTL: o.istiod.ttl,
+	p.Identity, err = identity.Open(o.Identity, identity.Options{
+		TrustDomain: o.TrustDomain, Aliases: o.Aliases, Log: p.Log.Scope("identity"),
+		Istiod: o.ca(), Impersonate: o.Istiod.impersonate, TTL: o.Istiod.TTL,
 	})
 	if err != nil {
 		return fmt.Errorf("flag --identity: %w", err)
 	}
 	r := telemetry.Readings{
-		RejectedResources: func() int { return len(p.store.Rejected()) },
-		Publishes:         func() uint64 { return p.snapshot().Version() },
+		RejectedResources: func() int { return len(p.Store.Rejected()) },
+		Publishes:         func() uint64 { return p.Snapshot().Version() },
 		BufferBytes:       bufs.InUse,
 	}
 	p.readings(&r)
-	if s, ok := p.source.(*xds.Source); ok {
-		r.XDS = func() telemetry.XDS { return xdsReadings(s.Stats()) }
+	if s, ok := p.source.(interface{ Readings(*telemetry.Readings) }); ok {
+		s.Readings(&r)
 	}
-	return p.telemetry.Watch(r)
+	return p.Telemetry.Watch(r)
 }
 
-// answer serves administration, metrics and readiness.
-func (p *process) answer(configDump func() any) (err error) {
-	o := p.options
+// Answer serves administration, metrics and readiness.
+func (p *Process) Answer(configDump func() any) (err error) {
+	o := p.Options
 	a := admin.Options{
-		Admin: o.admin, Metrics: o.metrics, Health: o.readiness,
-		Ready: &p.ready, Gatherer: p.telemetry.Metrics(), Log: p.log, ConfigDump: configDump,
+		Admin: o.Admin, Metrics: o.Metrics, Health: o.Readiness,
+		Ready: &p.Ready, Gatherer: p.Telemetry.Metrics(), Log: p.Log, ConfigDump: configDump,
 		Loops: p.showLoops, Quit: p.stop,
 	}
-	if p.recent != nil {
-		a.Recent = p.recent.Query
+	if p.Recent != nil {
+		a.Recent = p.Recent.Query
 	}
 	if p.admin, err = admin.Listen(a); err != nil {
 		return err
@@ -166,7 +176,7 @@ func (p *process) answer(configDump func() any) (err error) {
 }
 
 // reopen reopens the logs whenever SIGUSR1 says that they were renamed.
-func (p *process) reopen() error {
+func (p *Process) reopen() error {
 	renamed := make(chan os.Signal, 1)
 	signal.Notify(renamed, syscall.SIGUSR1)
 	defer signal.Stop(renamed)
@@ -177,26 +187,26 @@ func (p *process) reopen() error {
 		case <-renamed:
 			for _, w := range p.writers {
 				if err := w.Reopen(p.ctx); err != nil {
-					p.log.Scope("log").Error("log was not reopened", "error", err)
+					p.Log.Scope("log").Error("log was not reopened", "error", err)
 				}
 			}
-			if p.reopened != nil {
-				p.reopened(p.ctx)
+			if p.Reopened != nil {
+				p.Reopened(p.ctx)
 			}
 		}
 	}
 }
 
-// feed starts the source of configuration and waits until everything that there
+// Feed starts the source of configuration and waits until everything that there
 // was has been read. The source goes on until the data path has drained.
-func (p *process) feed() error {
-	done := p.ready.Task("configuration")
+func (p *Process) Feed() error {
+	done := p.Ready.Task("configuration")
 	defer postponeGC()()
 	var ctx context.Context
 	ctx, p.feeding = context.WithCancel(context.WithoutCancel(p.ctx))
-	p.group.Go(func() error { return p.source.Run(ctx, p.store) })
+	p.group.Go(func() error { return p.source.Run(ctx, p.Store) })
 	select {
-	case <-p.store.Ready():
+	case <-p.Store.Ready():
 		done()
 		return nil
 	case <-p.ctx.Done():
@@ -204,15 +214,15 @@ func (p *process) feed() error {
 	}
 }
 
-// svid waits until there is a certificate for id.
-func (p *process) svid(id identity.ID) error {
-	defer p.ready.Task("certificate of " + id.String())()
-	if source, ok := p.identity.(prefetcher); ok {
+// SVID waits until there is a certificate for id.
+func (p *Process) SVID(id identity.ID) error {
+	defer p.Ready.Task("certificate of " + id.String())()
+	if source, ok := p.Identity.(Prefetcher); ok {
 		source.Prefetch(id)
 	}
 	said := ""
 	for {
-		_, err := p.identity.Certificate(p.ctx, id)
+		_, err := p.Identity.Certificate(p.ctx, id)
 		switch {
 		case err == nil:
 			return nil
@@ -220,7 +230,7 @@ func (p *process) svid(id identity.ID) error {
 			return context.Cause(p.ctx)
 		case err.Error() != said:
 			said = err.Error()
-			p.log.Scope("identity").Warn("waiting for the certificate", "identity", id.String(), "error", err)
+			p.Log.Scope("identity").Warn("waiting for the certificate", "identity", id.String(), "error", err)
 		}
 		select {
 		case <-p.ctx.Done():
@@ -229,9 +239,9 @@ func (p *process) svid(id identity.ID) error {
 	}
 }
 
-// dialFrom returns how connections are made: from ip, if it is valid and nobody
+// DialFrom returns how connections are made: from ip, if it is valid and nobody
 // asks for another address.
-func dialFrom(ip netip.Addr) func(ctx context.Context, src netip.Addr, dst netip.AddrPort) (net.Conn, error) {
+func DialFrom(ip netip.Addr) func(ctx context.Context, src netip.Addr, dst netip.AddrPort) (net.Conn, error) {
 	return func(ctx context.Context, src netip.Addr, dst netip.AddrPort) (net.Conn, error) {
 		d := net.Dialer{KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 180 * time.Second, Interval: 180 * time.Second, Count: 9}}
 		if !src.IsValid() {
@@ -244,15 +254,15 @@ func dialFrom(ip netip.Addr) func(ctx context.Context, src netip.Addr, dst netip
 	}
 }
 
-// wait returns when the program has been told to end and has: shutdown drains the
+// Wait returns when the program has been told to end and has: shutdown drains the
 // data path.
-func (p *process) wait(shutdown func(context.Context) error) error {
-	log := p.log.Scope("main")
+func (p *Process) Wait(shutdown func(context.Context) error) error {
+	log := p.Log.Scope("main")
 	log.Info("ready")
 	<-p.ctx.Done()
-	log.Info("draining", "deadline", p.options.drain().String())
-	p.ready.Stop()
-	ctx, cancel := context.WithTimeout(context.Background(), p.options.drain())
+	log.Info("draining", "deadline", p.Options.Drain().String())
+	p.Ready.Stop()
+	ctx, cancel := context.WithTimeout(context.Background(), p.Options.Drain())
 	defer cancel()
 	switch err := shutdown(ctx); {
 	case errors.Is(err, context.DeadlineExceeded):
@@ -263,9 +273,9 @@ func (p *process) wait(shutdown func(context.Context) error) error {
 	return nil
 }
 
-// close ends whatever there is, and returns err or the first error of the group.
+// Close ends whatever there is, and returns err or the first error of the group.
 // A program that was told to end before it was ready has not failed.
-func (p *process) close(err error) error {
+func (p *Process) Close(err error) error {
 	// 5 s: what is left of the grace period.
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
@@ -280,19 +290,19 @@ func (p *process) close(err error) error {
 	if err == nil || errors.Is(err, context.Canceled) {
 		err = failed
 	}
-	if p.identity != nil {
-		err = errors.Join(err, identity.Close(p.identity))
+	if p.Identity != nil {
+		err = errors.Join(err, identity.Close(p.Identity))
 	}
-	if p.loops != nil {
-		p.loops.Close()
+	if p.Loops != nil {
+		p.Loops.Close()
 	}
-	if p.telemetry != nil {
-		err = errors.Join(err, p.telemetry.Shutdown(ctx))
+	if p.Telemetry != nil {
+		err = errors.Join(err, p.Telemetry.Shutdown(ctx))
 	}
-	if err != nil && p.log != nil {
-		p.log.Scope("main").Error("ended", "error", err)
-	} else if p.log != nil {
-		p.log.Scope("main").Info("ended")
+	if err != nil && p.Log != nil {
+		p.Log.Scope("main").Error("ended", "error", err)
+	} else if p.Log != nil {
+		p.Log.Scope("main").Info("ended")
 	}
 	for _, w := range p.writers {
 		err = errors.Join(err, w.Close(ctx))

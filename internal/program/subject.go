@@ -3,8 +3,8 @@ package program
 import "github.com/waystone-mesh/waystone/internal/dump"
 
 // subject is what a dump is of.
-func (p *process) subject() dump.Subject {
-	s := dump.Subject{Snapshot: p.snapshot(), Rejected: p.store.Rejected(), Identity: p.identity}
+func (p *Process) Subject() dump.Subject {
+	s := dump.Subject{Snapshot: p.Snapshot(), Rejected: p.Store.Rejected(), Identity: p.Identity}
 	if p.files == nil {
 		return s
 	}

@@ -1,4 +1,4 @@
-package program
+package ztunnelcmd
 
 import (
 	"cmp"
@@ -8,6 +8,7 @@ import (
 
 	"github.com/waystone-mesh/waystone/internal/dump"
 	"github.com/waystone-mesh/waystone/internal/mesh"
+	"github.com/waystone-mesh/waystone/internal/program"
 	"github.com/waystone-mesh/waystone/ztunnel"
 )
 
@@ -16,10 +17,10 @@ import (
 const openTimeout = 2 * time.Second
 
 // dumped returns what /config_dump shows of a node tunnel.
-func (o *ztunnelOptions) dumped(p *process, z *ztunnel.Ztunnel) any {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(p.ctx), openTimeout) // it may be draining
+func (o *options) dumped(p *program.Process, z *ztunnel.Ztunnel) any {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(p.Context()), openTimeout) // it may be draining
 	defer cancel()
-	t := dump.Tunnel{Pods: map[string]dump.Pod{}, Settings: o.settings(len(p.loops.Loops()))}
+	t := dump.Tunnel{Pods: map[string]dump.Pod{}, Settings: o.settings(len(p.Loops.Loops()))}
 	pods, err := z.Open(ctx)
 	if err != nil {
 		t.Problems = append(t.Problems, fmt.Sprintf("workloadState: %v", err))
@@ -32,7 +33,7 @@ func (o *ztunnelOptions) dumped(p *process, z *ztunnel.Ztunnel) any {
 			Connections: dump.Connections{Inbound: connectionsOf(pod.Inbound), Outbound: connectionsOf(pod.Outbound)},
 		}
 	}
-	return dump.Ztunnel(p.subject(), t)
+	return dump.Ztunnel(p.Subject(), t)
 }
 
 func connectionsOf(list []ztunnel.Connection) (out []dump.Connection) {
@@ -58,23 +59,22 @@ func connectionsOf(list []ztunnel.Connection) (out []dump.Connection) {
 }
 
 // settings returns how the program was started.
-func (o *ztunnelOptions) settings(loops int) dump.Settings {
-	i := &o.istiod
+func (o *options) settings(loops int) dump.Settings {
 	s := dump.Settings{
 		Proxy: true, ProxyMode: "Shared",
-		LocalNode: o.node, Network: o.network, ClusterID: o.clusterID, ClusterDomain: o.clusterDomain,
-		AdminAddr:     dump.ListenOn(cmp.Or(o.admin, "127.0.0.1:15000")),
-		StatsAddr:     dump.ListenOn(cmp.Or(o.metrics, ":15020")),
-		ReadinessAddr: dump.ListenOn(cmp.Or(o.readiness, ":15021")),
+		LocalNode: o.Node, Network: o.Network, ClusterID: o.ClusterID, ClusterDomain: o.ClusterDomain,
+		AdminAddr:     dump.ListenOn(cmp.Or(o.Admin, "127.0.0.1:15000")),
+		StatsAddr:     dump.ListenOn(cmp.Or(o.Metrics, ":15020")),
+		ReadinessAddr: dump.ListenOn(cmp.Or(o.Readiness, ":15021")),
 		InboundAddr:   "[::]:15008", SOCKS5Addr: "[::]:15080", IllegalPorts: ztunnel.IllegalPorts(),
-		ConfigSource: o.config, SecretTTL: dump.SpanOf(i.ttl),
-		WindowSize: o.streamWindow, ConnectionWindowSize: o.connWindow, FrameSize: o.maxFrame,
-		PoolMaxStreams: o.poolStreams, PoolUnusedRelease: dump.SpanOf(o.poolIdle),
-		TerminationDeadline: dump.SpanOf(o.drain()), WorkerThreads: loops,
+		ConfigSource: o.Config, SecretTTL: dump.SpanOf(o.Istiod.TTL),
+		WindowSize: o.StreamWindow, ConnectionWindowSize: o.ConnWindow, FrameSize: o.MaxFrame,
+		PoolMaxStreams: o.PoolStreams, PoolUnusedRelease: dump.SpanOf(o.PoolIdle),
+		TerminationDeadline: dump.SpanOf(o.Drain()), WorkerThreads: loops,
 	}
-	if i.address != "" {
+	if i := &o.xds; i.address != "" {
 		s.XDSAddress, s.XDSRoot, s.XDSHostname = dump.Address(i.address), dump.RootAt(i.roots), i.name
 	}
-	s.Identify(o.identity, dump.RootAt(i.caRoots), i.caName)
+	s.Identify(o.Identity, dump.RootAt(o.Istiod.Roots), o.Istiod.Name)
 	return s
 }

@@ -1,4 +1,4 @@
-package program
+package waypointcmd
 
 import (
 	"context"
@@ -10,6 +10,7 @@ import (
 	"github.com/waystone-mesh/waystone/authz/jwt"
 	"github.com/waystone-mesh/waystone/internal/config"
 	"github.com/waystone-mesh/waystone/internal/jwks"
+	"github.com/waystone-mesh/waystone/internal/program"
 )
 
 // keysPatience is how long readiness waits for the keys that tokens are verified
@@ -24,10 +25,10 @@ type keys struct {
 }
 
 // follow starts fetching what the configuration names, from now on.
-func (p *process) follow(roots *x509.CertPool) keys {
-	k := keys{jwks.New(jwks.Options{Roots: roots, Log: p.log.Scope("jwks")}), keysPatience}
-	p.store.OnPublish(func(config.Changes) { k.Follow(p.snapshot().TokenSources()) })
-	p.group.Go(func() error { return k.Run(p.ctx) })
+func follow(p *program.Process, roots *x509.CertPool) keys {
+	k := keys{jwks.New(jwks.Options{Roots: roots, Log: p.Log.Scope("jwks")}), keysPatience}
+	p.Store.OnPublish(func(config.Changes) { k.Follow(p.Snapshot().TokenSources()) })
+	p.Go(func() error { return k.Run(p.Context()) })
 	return k
 }
 
@@ -35,9 +36,9 @@ func (p *process) follow(roots *x509.CertPool) keys {
 func (k keys) ring() jwt.Ring { return k.Snapshot().Keys }
 
 // settle waits until every source has been tried, but not for ever.
-func (k keys) settle(p *process) {
-	defer p.ready.Task("keys that tokens are verified with")()
-	ctx, cancel := context.WithTimeout(p.ctx, k.patience)
+func (k keys) settle(p *program.Process) {
+	defer p.Ready.Task("keys that tokens are verified with")()
+	ctx, cancel := context.WithTimeout(p.Context(), k.patience)
 	defer cancel()
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
@@ -45,10 +46,10 @@ func (k keys) settle(p *process) {
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			if p.ctx.Err() != nil {
+			if p.Context().Err() != nil {
 				return // it is over
 			}
-			p.log.Scope("jwks").Warn("not all keys could be fetched yet: tokens of their issuers are refused until they are")
+			p.Log.Scope("jwks").Warn("not all keys could be fetched yet: tokens of their issuers are refused until they are")
 			return
 		}
 	}

@@ -1,4 +1,4 @@
-package program
+package main
 
 import (
 	"bufio"
@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/waystone-mesh/waystone/internal/bench"
+	"github.com/waystone-mesh/waystone/internal/program/programtest"
 )
 
 func TestBadFlagsOfBenchAreNamedWithValueAndReason(t *testing.T) {
@@ -51,7 +52,7 @@ func TestBadFlagsOfBenchAreNamedWithValueAndReason(t *testing.T) {
 		{"dest --loops 65", "flag --loops: 65 is not 1 to 64"},
 		{"dest --json /nowhere/x --transport tcp", "flag --json: open /nowhere/x: no such file or directory"},
 	} {
-		err := execute(t, Bench(), strings.Fields(row.args)...)
+		err := programtest.Execute(t, benchCommand(), strings.Fields(row.args)...)
 		if err == nil || !strings.Contains(err.Error(), row.want) {
 			t.Errorf("%s: got %v, want %s", row.args, err, row.want)
 		}
@@ -75,7 +76,7 @@ func TestBenchLoadAndDest(t *testing.T) {
 	var told bytes.Buffer
 	done := make(chan error, 1)
 	go func() {
-		c := Bench()
+		c := benchCommand()
 		c.SetArgs([]string{"dest", "--transport", "tcp", "--listen", "127.0.0.1:0", "--json", file})
 		c.SetOut(&told)
 		c.SetErr(say)
@@ -90,7 +91,7 @@ func TestBenchLoadAndDest(t *testing.T) {
 	load := func(ctx context.Context, args ...string) string {
 		t.Helper()
 		var out bytes.Buffer
-		c := Bench()
+		c := benchCommand()
 		c.SetArgs(append([]string{"load", "--transport", "tcp", "--connect", address, "--warmup", "0s", "--size", "1KiB"}, args...))
 		c.SetOut(&out)
 		c.SetErr(io.Discard)
@@ -143,7 +144,7 @@ func TestBenchEndsEarly(t *testing.T) {
 		_, _ = io.Copy(io.Discard, nc)
 	}()
 	var out bytes.Buffer
-	c := Bench()
+	c := benchCommand()
 	c.SetArgs([]string{"load", "--transport", "tcp", "--connect", ln.Addr().String(), "--duration", "1h", "--warmup", "0s", "--tunnels", "1"})
 	c.SetOut(&out)
 	if err := c.ExecuteContext(ctx); err != nil || !strings.HasPrefix(out.String(), "0 requests in ") {

@@ -1,4 +1,4 @@
-package program
+package ztunnelcmd
 
 import (
 	"fmt"
@@ -14,7 +14,10 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/waystone-mesh/waystone/internal/config"
+	"github.com/waystone-mesh/waystone/internal/flags"
 	"github.com/waystone-mesh/waystone/internal/mesh"
+	"github.com/waystone-mesh/waystone/internal/program"
+	"github.com/waystone-mesh/waystone/internal/program/programtest"
 	"github.com/waystone-mesh/waystone/telemetry"
 )
 
@@ -40,7 +43,7 @@ func TestFlagsOfDNS(t *testing.T) {
 		o.define(set)
 		err := set.Parse(strings.Fields(row.args))
 		if err == nil {
-			err = fromEnvironment(set, func(name string) (string, bool) { v, ok := row.environment[name]; return v, ok })
+			err = flags.FromEnvironment(set, func(name string) (string, bool) { v, ok := row.environment[name]; return v, ok })
 		}
 		got := fmt.Sprintf("%v %v %v %q %v", o.addrs, o.capture, o.upstream, o.prefer, o.ipv6)
 		if err != nil {
@@ -56,31 +59,29 @@ func TestFlagsOfDNS(t *testing.T) {
 // at 127.0.0.1.
 func TestPodsQuestionsAreAnswered(t *testing.T) {
 	log := filepath.Join(t.TempDir(), "log")
-	var o ztunnelOptions
-	o.identity, o.logOutput, o.logLevel, o.logJSON, o.loops = "self:"+t.TempDir(), log, "info", true, 1
-	o.trustDomain, o.clusterDomain, o.node = "td", "mesh.example", "n1"
+	var o options
+	o.Identity, o.LogOutput, o.LogLevel, o.LogJSON, o.Loops = "self:"+t.TempDir(), log, "info", true, 1
+	o.TrustDomain, o.ClusterDomain, o.Node = "td", "mesh.example", "n1"
 	o.dns = dnsOptions{addrs: []netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:0")}, capture: true, upstream: []netip.AddrPort{netip.MustParseAddrPort("192.0.2.1:53")}}
-	p := newProcess(t.Context(), &o.options)
-	if err := p.report(telemetry.Options{Program: telemetry.Ztunnel}); err != nil {
+	p := program.New(t.Context(), &o.Options)
+	if err := p.Report(telemetry.Options{Program: telemetry.Ztunnel}); err != nil {
 		t.Fatal(err)
 	}
-	if err := p.know(config.Options{}); err != nil {
+	if err := p.Know(config.Options{}, nil); err != nil {
 		t.Fatal(err)
 	}
 	for _, w := range []config.Resource{
 		&mesh.Workload{UID: "w", Name: "client", Namespace: "shop", CanonicalName: "client", TrustDomain: "td", Node: "n1", Tunnel: mesh.HBONE, Addresses: []netip.Addr{netip.MustParseAddr("127.0.0.1")}},
 		&mesh.Service{Name: "web", Namespace: "shop", Hostname: "web.shop.svc.mesh.example", Addresses: []mesh.Prefix{{Prefix: netip.MustParsePrefix("10.1.0.1/32")}}},
 	} {
-		if err := p.store.Apply([]config.Update{{Value: w}}); err != nil {
+		if err := p.Store.Apply([]config.Update{{Value: w}}); err != nil {
 			t.Fatal(err)
 		}
 	}
 	if err := o.resolve(p); err != nil {
 		t.Fatal(err)
 	}
-	if err := p.writers[0].Flush(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	<-programtest.UntilLogged(t, log, "questions of pods").Done()
 	text, _ := os.ReadFile(log)
 	found := regexp.MustCompile(`"address":"\[([0-9.:]+)\]","upstream":"\[192.0.2.1:53\]"`).FindSubmatch(text)
 	if found == nil {
@@ -91,7 +92,7 @@ func TestPodsQuestionsAreAnswered(t *testing.T) {
 	if err != nil || len(reply.Answer) != 1 || !strings.HasSuffix(reply.Answer[0].String(), "\t10.1.0.1") {
 		t.Errorf("got %v, %v", reply, err)
 	}
-	families, err := p.telemetry.Metrics().Gather()
+	families, err := p.Telemetry.Metrics().Gather()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -104,18 +105,18 @@ func TestPodsQuestionsAreAnswered(t *testing.T) {
 	if !strings.Contains(counted, `"client"`) {
 		t.Errorf("counted %q", counted)
 	}
-	if err := p.close(nil); err != nil {
+	if err := p.Close(nil); err != nil {
 		t.Error(err)
 	}
 }
 
 func TestQuestionsAreLeftAloneUnlessAskedFor(t *testing.T) {
-	p := new(process)
+	p := new(program.Process)
 	for _, d := range []dnsOptions{
 		{capture: true},
 		{addrs: []netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:0")}},
 	} {
-		o := ztunnelOptions{dns: d}
+		o := options{dns: d}
 		if err := o.resolve(p); err != nil {
 			t.Error(err)
 		}
@@ -123,11 +124,11 @@ func TestQuestionsAreLeftAloneUnlessAskedFor(t *testing.T) {
 }
 
 func TestAnAddressThatCannotBeListenedOnIsAnError(t *testing.T) {
-	log, args := quiet(t)
-	c := Ztunnel()
+	log, args := programtest.Quiet(t)
+	c := Command()
 	c.SilenceErrors = true
 	c.SetArgs(append(args, "--node", "n1", "--dns", "192.0.2.1:15053", "--dns-upstream", "10.96.0.10"))
-	if err := c.ExecuteContext(untilLogged(t, log, `"ready"`)); err == nil || !strings.Contains(err.Error(), "flag --dns: dns: listen udp 192.0.2.1:15053") {
+	if err := c.ExecuteContext(programtest.UntilLogged(t, log, `"ready"`)); err == nil || !strings.Contains(err.Error(), "flag --dns: dns: listen udp 192.0.2.1:15053") {
 		t.Errorf("got %v", err)
 	}
 }

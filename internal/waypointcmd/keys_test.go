@@ -1,4 +1,4 @@
-package program
+package waypointcmd
 
 import (
 	"errors"
@@ -12,6 +12,9 @@ import (
 
 	"github.com/waystone-mesh/waystone/authz/jwt"
 	"github.com/waystone-mesh/waystone/internal/config"
+	"github.com/waystone-mesh/waystone/internal/program"
+	"github.com/waystone-mesh/waystone/internal/program/programtest"
+	"github.com/waystone-mesh/waystone/telemetry"
 )
 
 // TestReadinessWaitsForKeys follows an issuer that answers and one that does not:
@@ -31,14 +34,14 @@ func TestReadinessWaitsForKeys(t *testing.T) {
 		patience time.Duration
 		keys     int
 	}{{"/keys", time.Minute, 1}, {"/silent", 10 * time.Millisecond, 0}} {
-		_, args := quiet(t)
-		var o waypointOptions
-		o.config, o.identity, o.logOutput, o.logLevel, o.loops, o.trustDomain = args[1], args[3], os.DevNull, "info", 1, "td"
-		p := newProcess(t.Context(), &o.options)
-		if err := errors.Join(p.report(telemetryOptions()), p.know(config.Options{})); err != nil {
+		_, args := programtest.Quiet(t)
+		var o options
+		o.Config, o.Identity, o.LogOutput, o.LogLevel, o.Loops, o.TrustDomain = args[1], args[3], os.DevNull, "info", 1, "td"
+		p := program.New(t.Context(), &o.Options)
+		if err := errors.Join(p.Report(telemetry.Options{Program: telemetry.Waypoint}), p.Know(config.Options{}, nil)); err != nil {
 			t.Fatal(err)
 		}
-		k := p.follow(nil)
+		k := follow(p, nil)
 		k.patience = x.patience
 		k.settle(p) // for nothing
 		source := jwt.Source{URI: issuer.URL + x.path}
@@ -47,10 +50,10 @@ func TestReadinessWaitsForKeys(t *testing.T) {
 		if got := k.ring()[source]; (got != nil) != (x.keys > 0) || got != nil && got.Len() != x.keys {
 			t.Errorf("%s: got %v, want %d keys", x.path, got, x.keys)
 		}
-		if pending := p.ready.Pending(); len(pending) != 0 {
+		if pending := p.Ready.Pending(); len(pending) != 0 {
 			t.Errorf("%s: still pending: %v", x.path, pending)
 		}
-		if err := p.close(nil); err != nil {
+		if err := p.Close(nil); err != nil {
 			t.Errorf("%s: %v", x.path, err)
 		}
 	}

@@ -1,4 +1,4 @@
-package program
+package ztunnelcmd
 
 import (
 	"encoding/json"
@@ -10,7 +10,6 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/waystone-mesh/waystone/internal/identity"
-	"github.com/waystone-mesh/waystone/telemetry"
 	"github.com/waystone-mesh/waystone/ztunnel"
 )
 
@@ -37,9 +36,9 @@ func TestConnectionsAreToldAsZtunnelTellsThem(t *testing.T) {
 }
 
 func TestSettingsAreToldAsTheyWereGiven(t *testing.T) {
-	var o ztunnelOptions
+	var o options
 	set := pflag.NewFlagSet("test", pflag.ContinueOnError)
-	o.define(set, telemetry.Ztunnel)
+	o.define(set)
 	args := strings.Fields("--node n1 --xds-address https://istiod:15012 --xds-root-ca /roots.pem --identity istio:https://ca:15012 --ca-root-ca SYSTEM --admin off --pool-unused-release-timeout 90s --network net")
 	if err := set.Parse(args); err != nil {
 		t.Fatal(err)

@@ -1,18 +1,23 @@
-package program
+package ztunnelcmd
 
 import (
+	"context"
 	"net"
 	"net/netip"
 	"strings"
 	"testing"
+	"time"
 
 	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	"github.com/spf13/pflag"
 	"google.golang.org/grpc"
 
 	"github.com/waystone-mesh/waystone/internal/config"
+	"github.com/waystone-mesh/waystone/internal/flags"
 	"github.com/waystone-mesh/waystone/internal/identity"
 	"github.com/waystone-mesh/waystone/internal/mesh"
+	"github.com/waystone-mesh/waystone/internal/program"
+	"github.com/waystone-mesh/waystone/internal/program/programtest"
 	"github.com/waystone-mesh/waystone/internal/xds"
 	"github.com/waystone-mesh/waystone/telemetry"
 )
@@ -28,9 +33,9 @@ func TestOneSourceOfConfiguration(t *testing.T) {
 		{"--config /nowhere --identity istio:ftp://x", "the scheme is neither https nor http"},
 		{"proxy waypoint --config /nowhere", `unknown command "proxy"`},
 	} {
-		log, quiet := quiet(t)
+		log, quiet := programtest.Quiet(t)
 		args := append(quiet[2:], "--node", "n1", "--log-output", log) // not --config
-		if err := execute(t, Ztunnel(), append(args, strings.Fields(row.args)...)...); err == nil || !strings.Contains(err.Error(), row.want) {
+		if err := programtest.Execute(t, Command(), append(args, strings.Fields(row.args)...)...); err == nil || !strings.Contains(err.Error(), row.want) {
 			t.Errorf("%s: got %v, want %s", row.args, err, row.want)
 		}
 	}
@@ -39,30 +44,23 @@ func TestOneSourceOfConfiguration(t *testing.T) {
 func TestIstiosVariablesAreRead(t *testing.T) {
 	var o options
 	set := pflag.NewFlagSet("test", pflag.ContinueOnError)
-	o.define(set, telemetry.Ztunnel)
+	o.define(set)
 	environment := map[string]string{
 		"XDS_ADDRESS": "istiod.istio-system.svc:15012", "CA_ADDRESS": "istiod.istio-system.svc:15012", "XDS_ROOT_CA": "/xds.pem", "CA_ROOT_CA": "SYSTEM",
 		"ALT_XDS_HOSTNAME": "x", "ALT_CA_HOSTNAME": "c", "AUTH_TOKEN": "/token", "SECRET_TTL": "2h", "POD_NAME": "zt", "POD_NAMESPACE": "ns", "INSTANCE_IP": "10.0.0.7",
 	}
-	if err := fromEnvironment(set, func(name string) (string, bool) { v, ok := environment[name]; return v, ok }); err != nil {
+	if err := flags.FromEnvironment(set, programtest.Lookup(environment)); err != nil {
 		t.Fatal(err)
 	}
-	want := istiodOptions{
-		token: "/token", caRoots: "SYSTEM", caName: "c", ttl: 2 * 3600e9, impersonate: true,
-		address: "istiod.istio-system.svc:15012", roots: "/xds.pem", name: "x", pod: "zt", namespace: "ns", ip: "10.0.0.7",
+	want := xdsOptions{address: "istiod.istio-system.svc:15012", roots: "/xds.pem", name: "x", pod: "zt", namespace: "ns", ip: "10.0.0.7"}
+	if o.xds != want || o.Identity != "istio:istiod.istio-system.svc:15012" {
+		t.Errorf("got %+v, %s", o.xds, o.Identity)
 	}
-	if o.istiod != want || o.identity != "istio:istiod.istio-system.svc:15012" {
-		t.Errorf("got %+v, %s", o.istiod, o.identity)
+	if ca := o.Istiod; ca.Token != "/token" || ca.Roots != "SYSTEM" || ca.Name != "c" || ca.TTL != 2*time.Hour {
+		t.Errorf("got %+v", ca)
 	}
 	if err := o.oneSource(); err != nil {
 		t.Error(err)
-	}
-	for text, want := range map[string]string{
-		"https://ca:15012": "istio:https://ca:15012", "self:/dir": "self:/dir", "files:dir": "files:dir", "spiffe:unix:///x": "spiffe:unix:///x", "vault:x": "vault:x",
-	} {
-		if got, err := parseIdentity(text); err != nil || got != want {
-			t.Errorf("%s: got %s, %v", text, got, err)
-		}
 	}
 	metadata, err := nodeMetadata([]string{"ISTIO_META_NETWORK=net=1", `ISTIO_METAJSON_LABELS={"a":"b"}`, "ISTIO_META_=x", "OTHER=y"})
 	if labels, _ := metadata["LABELS"].(map[string]any); err != nil || metadata["NETWORK"] != "net=1" || labels["a"] != "b" || len(metadata) != 2 {
@@ -103,13 +101,13 @@ func TestZtunnelRunsWithIstiod(t *testing.T) {
 	done := make(chan struct{})
 	go func() { defer close(done); _ = g.Serve(ln) }()
 	defer func() { g.Stop(); <-done }()
-	log, args := quiet(t)
-	c := Ztunnel()
+	log, args := programtest.Quiet(t)
+	c := Command()
 	c.SetArgs(append([]string{"proxy", "ztunnel", "--node", "n1", "--xds-address", "http://" + ln.Addr().String()}, args[2:]...)) // not --config
-	if err := c.ExecuteContext(untilLogged(t, log, `"ready"`)); err != nil {
+	if err := c.ExecuteContext(programtest.UntilLogged(t, log, `"ready"`)); err != nil {
 		t.Fatal(err)
 	}
-	wantLines(t, log, `"xds: connected"`, `"ready"`, `"ended"`)
+	programtest.WantLines(t, log, `"xds: connected"`, `"ready"`, `"ended"`)
 }
 
 func TestStatsOfTheStreamAreTold(t *testing.T) {
@@ -133,18 +131,18 @@ func (n note) Prefetch(id identity.ID) { n.at <- "prefetch " + id.ServiceAccount
 func (n note) Forget(id identity.ID)   { n.at <- "forget " + id.ServiceAccount }
 
 func TestCertificatesOfThePodsAreFetchedAhead(t *testing.T) {
-	o := &options{node: "n1"}
-	p := newProcess(t.Context(), o)
-	p.store = config.NewStore(config.Options{})
+	ctx, stop := context.WithCancel(t.Context())
+	p := program.New(ctx, &program.Options{Node: "n1"})
+	p.Store = config.NewStore(config.Options{})
 	source := note{at: make(chan string, 10)}
-	p.identity = source
+	p.Identity = source
 	pod := func(uid, account, node string) config.Update {
 		return config.Update{Value: &mesh.Workload{UID: uid, Namespace: "default", ServiceAccount: account, TrustDomain: "cluster.local", Node: node, Tunnel: mesh.HBONE,
 			Addresses: []netip.Addr{netip.MustParseAddr("10.0.0.1")}}}
 	}
 	apply := func(u ...config.Update) {
 		t.Helper()
-		if err := p.store.Apply(u); err != nil {
+		if err := p.Store.Apply(u); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -152,7 +150,8 @@ func TestCertificatesOfThePodsAreFetchedAhead(t *testing.T) {
 	plain := pod("e", "waypoint", "n1")
 	plain.Value.(*mesh.Workload).Tunnel = mesh.Plain
 	apply(plain)
-	p.group.Go(p.prefetch)
+	ended := make(chan error, 1)
+	go func() { ended <- prefetch(p) }()
 	want := func(text string) {
 		t.Helper()
 		if got := <-source.at; got != text {
@@ -164,8 +163,8 @@ func TestCertificatesOfThePodsAreFetchedAhead(t *testing.T) {
 	want("prefetch items")
 	apply(config.Update{Key: mesh.Key{Kind: "Workload", Name: "a"}}, config.Update{Key: mesh.Key{Kind: "Workload", Name: "c"}})
 	want("forget items") // and not web, which d has
-	p.stop()
-	if err := p.group.Wait(); err != nil {
+	stop()
+	if err := <-ended; err != nil {
 		t.Error(err)
 	}
 	if len(source.at) > 0 {

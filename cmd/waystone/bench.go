@@ -1,4 +1,4 @@
-package program
+package main
 
 import (
 	"errors"
@@ -8,15 +8,15 @@ import (
 	"os"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/waystone-mesh/waystone/internal/bench"
+	"github.com/waystone-mesh/waystone/internal/flags"
 )
 
-// Bench returns the commands that load a mesh and answer the load.
-func Bench() *cobra.Command {
+// benchCommand returns the commands that load a mesh and answer the load.
+func benchCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "bench",
 		Short: "Load a waypoint, a node tunnel or a destination, and measure it",
@@ -45,34 +45,34 @@ whatever the answers do (an open loop), and their latency counts from then: that
 says what users would feel.`,
 	}
 	set := c.Flags()
-	define(set, &l.Connect, "connect", "ADDRESS", "127.0.0.1:15008", parseWord, "where the proxy listens, or the destination itself")
-	define(set, &l.Transport, "transport", "NAME", "hbone", parseWord, "hbone, tcp or socks5")
-	define(set, &l.Authority, "authority", "ADDRESS", "10.96.0.10:80", parseWord, "what to ask the proxy for")
-	define(set, &l.Identity, "identity", "SOURCE", "", parseText, "where certificates come from, as the proxies' flag")
-	define(set, &l.As, "as", "NS/SA", "default/client", parseWord, "who we are")
-	define(set, &l.TrustDomain, "trust-domain", "NAME", "cluster.local", parseWord, "our trust domain")
-	define(set, &l.Peers, "peer", "NS/SA[,…]", "", parseList, "whose certificate the proxy may have")
-	define(set, &l.Protocol, "protocol", "NAME", "http1", parseWord, "http1, grpc, grpc-stream, websocket, raw, or connect: each request is a connection of its own")
-	define(set, &l.Conns, "conns", "NUMBER", "4", parsePositive, "HBONE connections, 1 to 1000")
-	define(set, &l.Tunnels, "tunnels", "NUMBER", "64", parsePositive, "tunnels on them in all, 1 to 10000")
-	define(set, &l.Concurrency, "concurrency", "NUMBER", "1", parsePositive, "exchanges at a time in each tunnel: gRPC's")
-	define(set, &l.Loops, "loops", "NUMBER", "1", parsePositive, "cores that the generator may use")
-	define(set, &l.Rate, "rate", "NUMBER", "0", parseRate, "requests per second in all; 0 is a closed loop")
-	define(set, &l.Arrival, "arrival", "NAME", "uniform", parseWord, "how they are spread: uniform or poisson")
-	define(set, &l.Method, "method", "NAME", "", parseText, "of the requests (default GET, and POST with --send)")
-	define(set, &l.Host, "host", "NAME", "items", parseWord, "the Host field")
-	define(set, &l.Path, "path", "PATH", "/", parseWord, "the target")
+	flags.Define(set, &l.Connect, "connect", "ADDRESS", "127.0.0.1:15008", parseWord, "where the proxy listens, or the destination itself")
+	flags.Define(set, &l.Transport, "transport", "NAME", "hbone", parseWord, "hbone, tcp or socks5")
+	flags.Define(set, &l.Authority, "authority", "ADDRESS", "10.96.0.10:80", parseWord, "what to ask the proxy for")
+	flags.Define(set, &l.Identity, "identity", "SOURCE", "", flags.Text, "where certificates come from, as the proxies' flag")
+	flags.Define(set, &l.As, "as", "NS/SA", "default/client", parseWord, "who we are")
+	flags.Define(set, &l.TrustDomain, "trust-domain", "NAME", "cluster.local", parseWord, "our trust domain")
+	flags.Define(set, &l.Peers, "peer", "NS/SA[,…]", "", flags.List, "whose certificate the proxy may have")
+	flags.Define(set, &l.Protocol, "protocol", "NAME", "http1", parseWord, "http1, grpc, grpc-stream, websocket, raw, or connect: each request is a connection of its own")
+	flags.Define(set, &l.Conns, "conns", "NUMBER", "4", parsePositive, "HBONE connections, 1 to 1000")
+	flags.Define(set, &l.Tunnels, "tunnels", "NUMBER", "64", parsePositive, "tunnels on them in all, 1 to 10000")
+	flags.Define(set, &l.Concurrency, "concurrency", "NUMBER", "1", parsePositive, "exchanges at a time in each tunnel: gRPC's")
+	flags.Define(set, &l.Loops, "loops", "NUMBER", "1", parsePositive, "cores that the generator may use")
+	flags.Define(set, &l.Rate, "rate", "NUMBER", "0", parseRate, "requests per second in all; 0 is a closed loop")
+	flags.Define(set, &l.Arrival, "arrival", "NAME", "uniform", parseWord, "how they are spread: uniform or poisson")
+	flags.Define(set, &l.Method, "method", "NAME", "", flags.Text, "of the requests (default GET, and POST with --send)")
+	flags.Define(set, &l.Host, "host", "NAME", "items", parseWord, "the Host field")
+	flags.Define(set, &l.Path, "path", "PATH", "/", parseWord, "the target")
 	set.StringArrayVar(&l.Headers, "header", nil, `a further field, "name: value"; may be given again`)
-	define(set, &l.Size, "size", "BYTES", "0", parseBytes, "content of a response: 64KiB, 1MiB")
-	define(set, &l.Send, "send", "BYTES", "0", parseBytes, "content of a request")
-	define(set, &l.Duration, "duration", "DURATION", "10s", parseSpan, "of the measured part")
-	define(set, &l.Warmup, "warmup", "DURATION", "1s", parseDuration, "load before that")
-	define(set, &l.Requests, "requests", "NUMBER", "0", parseCount, "end after so many; 0 is never")
-	define(set, &l.ReadRate, "read-rate", "BYTES", "0", parseBytes, "bytes per second that are read from each tunnel; 0 is all")
-	define(set, &l.Hold, "hold", "bool", "false", parseBool, "ask once on each tunnel, and leave them idle")
-	define(set, &out, "json", "FILE", "", parseText, "write the result there; - is standard output, and nothing else then is")
-	define(set, &quiet, "quiet", "bool", "false", parseBool, "no progress")
-	return command(c, func(c *cobra.Command) error {
+	flags.Define(set, &l.Size, "size", "BYTES", "0", parseBytes, "content of a response: 64KiB, 1MiB")
+	flags.Define(set, &l.Send, "send", "BYTES", "0", parseBytes, "content of a request")
+	flags.Define(set, &l.Duration, "duration", "DURATION", "10s", flags.Span, "of the measured part")
+	flags.Define(set, &l.Warmup, "warmup", "DURATION", "1s", flags.Duration, "load before that")
+	flags.Define(set, &l.Requests, "requests", "NUMBER", "0", parseCount, "end after so many; 0 is never")
+	flags.Define(set, &l.ReadRate, "read-rate", "BYTES", "0", parseBytes, "bytes per second that are read from each tunnel; 0 is all")
+	flags.Define(set, &l.Hold, "hold", "bool", "false", flags.Bool, "ask once on each tunnel, and leave them idle")
+	flags.Define(set, &out, "json", "FILE", "", flags.Text, "write the result there; - is standard output, and nothing else then is")
+	flags.Define(set, &quiet, "quiet", "bool", "false", flags.Bool, "no progress")
+	return flags.Command(c, func(c *cobra.Command) error {
 		if err := l.Check(); err != nil {
 			return err
 		}
@@ -106,16 +106,16 @@ gRPC (grpc.testing.BenchmarkService), WebSocket and raw bytes are told apart by
 their first bytes. The request field x-bench-size says how long an answer is to be.`,
 	}
 	set := c.Flags()
-	define(set, &d.Listen, "listen", "ADDRESS", "127.0.0.1:15008", parseWord, "where to listen")
-	define(set, &d.Transport, "transport", "NAME", "hbone", parseWord, "hbone or tcp")
-	define(set, &d.Identity, "identity", "SOURCE", "", parseText, "where certificates come from, as the proxies' flag")
-	define(set, &d.As, "as", "NS/SA", "default/items", parseWord, "who we are")
-	define(set, &d.TrustDomain, "trust-domain", "NAME", "cluster.local", parseWord, "our trust domain")
-	define(set, &d.Loops, "loops", "NUMBER", "1", parsePositive, "cores that it may use")
-	define(set, &d.Status, "status", "NUMBER", "200", parsePositive, "of the answers; another than 200 refuses gRPC calls and WebSockets")
-	define(set, &d.Delay, "delay", "DURATION", "0s", parseDuration, "before each answer")
-	define(set, &out, "json", "FILE", "", parseText, "write what was served there; - is standard output, and nothing else then is")
-	return command(c, func(c *cobra.Command) error {
+	flags.Define(set, &d.Listen, "listen", "ADDRESS", "127.0.0.1:15008", parseWord, "where to listen")
+	flags.Define(set, &d.Transport, "transport", "NAME", "hbone", parseWord, "hbone or tcp")
+	flags.Define(set, &d.Identity, "identity", "SOURCE", "", flags.Text, "where certificates come from, as the proxies' flag")
+	flags.Define(set, &d.As, "as", "NS/SA", "default/items", parseWord, "who we are")
+	flags.Define(set, &d.TrustDomain, "trust-domain", "NAME", "cluster.local", parseWord, "our trust domain")
+	flags.Define(set, &d.Loops, "loops", "NUMBER", "1", parsePositive, "cores that it may use")
+	flags.Define(set, &d.Status, "status", "NUMBER", "200", parsePositive, "of the answers; another than 200 refuses gRPC calls and WebSockets")
+	flags.Define(set, &d.Delay, "delay", "DURATION", "0s", flags.Duration, "before each answer")
+	flags.Define(set, &out, "json", "FILE", "", flags.Text, "write what was served there; - is standard output, and nothing else then is")
+	return flags.Command(c, func(c *cobra.Command) error {
 		if err := d.Check(); err != nil {
 			return err
 		}
@@ -217,15 +217,6 @@ func parseBytes(s string) (int64, error) {
 		return 0, errors.New("is not a number of bytes: write 1024 or 64KiB")
 	}
 	return n << shift, nil
-}
-
-// parseSpan reads a duration that is one.
-func parseSpan(s string) (time.Duration, error) {
-	d, err := parseDuration(s)
-	if err == nil && d == 0 {
-		err = errors.New("is no time at all")
-	}
-	return d, err
 }
 
 func parseWord(s string) (string, error) {

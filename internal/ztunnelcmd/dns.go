@@ -1,4 +1,4 @@
-package program
+package ztunnelcmd
 
 import (
 	"errors"
@@ -9,6 +9,8 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/waystone-mesh/waystone/internal/dns"
+	"github.com/waystone-mesh/waystone/internal/flags"
+	"github.com/waystone-mesh/waystone/internal/program"
 )
 
 // resolvConf names the servers that the node tunnel itself asks.
@@ -28,11 +30,11 @@ type dnsOptions struct {
 }
 
 func (o *dnsOptions) define(set *pflag.FlagSet) {
-	define(set, &o.addrs, "dns", "ADDRESS", "off", parseDNS, "where questions of the node's pods in DNS are answered, by UDP and TCP, such as 10.0.0.1:15053 or localhost:15053; or off", "ISTIO_META_DNS_PROXY_ADDR")
-	define(set, &o.capture, "dns-capture", "bool", "true", parseBool, "false is --dns off", "ISTIO_META_DNS_CAPTURE")
-	define(set, &o.upstream, "dns-upstream", "ADDRESSES", "", parseServers, "the servers to ask what the mesh does not know, separated by commas; without it, those of "+resolvConf)
-	define(set, &o.prefer, "dns-preferred-namespace", "NAME", "", parseText, "of services of one name in several namespaces, whose is taken by who is in none of them and where none is Kubernetes' own", istiosPreferred)
-	define(set, &o.ipv6, "dns-ipv6", "bool", "true", parseBool, "false leaves IPv6 addresses of the mesh out", "IPV6_ENABLED")
+	flags.Define(set, &o.addrs, "dns", "ADDRESS", "off", parseDNS, "where questions of the node's pods in DNS are answered, by UDP and TCP, such as 10.0.0.1:15053 or localhost:15053; or off", "ISTIO_META_DNS_PROXY_ADDR")
+	flags.Define(set, &o.capture, "dns-capture", "bool", "true", flags.Bool, "false is --dns off", "ISTIO_META_DNS_CAPTURE")
+	flags.Define(set, &o.upstream, "dns-upstream", "ADDRESSES", "", parseServers, "the servers to ask what the mesh does not know, separated by commas; without it, those of "+resolvConf)
+	flags.Define(set, &o.prefer, "dns-preferred-namespace", "NAME", "", flags.Text, "of services of one name in several namespaces, whose is taken by who is in none of them and where none is Kubernetes' own", istiosPreferred)
+	flags.Define(set, &o.ipv6, "dns-ipv6", "bool", "true", flags.Bool, "false leaves IPv6 addresses of the mesh out", "IPV6_ENABLED")
 }
 
 // parseDNS reads a single address to listen on, and localhost, which is both of
@@ -59,7 +61,7 @@ func parseDNS(s string) ([]netip.AddrPort, error) {
 // parseServers reads the addresses of DNS servers, whose port is 53 where they
 // have none.
 func parseServers(s string) (out []netip.AddrPort, err error) {
-	list, _ := parseList(s)
+	list, _ := flags.List(s)
 	for _, text := range list {
 		if ip, err := netip.ParseAddr(text); err == nil {
 			out = append(out, netip.AddrPortFrom(ip, 53))
@@ -75,7 +77,7 @@ func parseServers(s string) (out []netip.AddrPort, err error) {
 }
 
 // resolve answers the pods' questions, if it is to, until the program ends.
-func (o *ztunnelOptions) resolve(p *process) error {
+func (o *options) resolve(p *program.Process) error {
 	d := &o.dns
 	if len(d.addrs) == 0 || !d.capture {
 		return nil
@@ -89,15 +91,15 @@ func (o *ztunnelOptions) resolve(p *process) error {
 	}
 	s, err := dns.Listen(dns.ServerOptions{
 		Resolver: dns.NewResolver(dns.ResolverOptions{
-			Domain: o.clusterDomain, Network: o.network, Node: o.node, Prefer: d.prefer, NoIPv6: !d.ipv6,
+			Domain: o.ClusterDomain, Network: o.Network, Node: o.Node, Prefer: d.prefer, NoIPv6: !d.ipv6,
 		}),
-		Snapshot: p.snapshot, Upstream: upstream,
-		Report: p.telemetry.DNS, Log: p.log.Scope("dns"),
+		Snapshot: p.Snapshot, Upstream: upstream,
+		Report: p.Telemetry.DNS, Log: p.Log.Scope("dns"),
 	}, d.addrs...)
 	if err != nil {
 		return fmt.Errorf("flag --dns: %w", err)
 	}
-	p.log.Scope("dns").Info("questions of pods are answered", "address", fmt.Sprint(s.Addrs()), "upstream", fmt.Sprint(upstream))
-	p.group.Go(func() error { return s.Serve(p.ctx) })
+	p.Log.Scope("dns").Info("questions of pods are answered", "address", fmt.Sprint(s.Addrs()), "upstream", fmt.Sprint(upstream))
+	p.Go(func() error { return s.Serve(p.Context()) })
 	return nil
 }

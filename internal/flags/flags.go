@@ -1,4 +1,8 @@
-package program
+// Package flags is how the programs read what they are told: by flags, and by the
+// environment where a flag is not given. Each value has one function that reads
+// it, whose errors say what is wrong; who calls adds which flag or variable, and
+// which value.
+package flags
 
 import (
 	"errors"
@@ -16,9 +20,9 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// environment is the annotation that holds the variables a flag is read from when
+// Environment is the annotation that holds the variables a flag is read from when
 // it is not given.
-const environment = "waystone_environment"
+const Environment = "waystone_environment"
 
 // A value is a flag of any type, with its own way to be read.
 type value[T any] struct {
@@ -43,13 +47,13 @@ func (v *value[T]) Type() string   { return v.kind }
 // IsBoolFlag has pflag's help leave out what it would say about a value.
 func (v *value[T]) IsBoolFlag() bool { return v.kind == "bool" }
 
-// define adds a flag that is also read from the first of some variables that is
+// Define adds a flag that is also read from the first of some variables that is
 // set. Its default is text, which must be right.
-func define[T any](set *pflag.FlagSet, into *T, name, kind, text string, parse func(string) (T, error), usage string, variables ...string) {
+func Define[T any](set *pflag.FlagSet, into *T, name, kind, text string, parse func(string) (T, error), usage string, variables ...string) {
 	v := &value[T]{into: into, parse: parse, kind: kind}
 	if text != "" {
 		if err := v.Set(text); err != nil {
-			panic("program: default of --" + name + ": " + err.Error())
+			panic("flags: default of --" + name + ": " + err.Error())
 		}
 	}
 	if len(variables) > 0 {
@@ -59,17 +63,17 @@ func define[T any](set *pflag.FlagSet, into *T, name, kind, text string, parse f
 	if kind == "bool" {
 		f.NoOptDefVal = "true"
 	}
-	f.Annotations = map[string][]string{environment: variables}
+	f.Annotations = map[string][]string{Environment: variables}
 }
 
-// fromEnvironment sets the flags that were not given from their variables.
-func fromEnvironment(set *pflag.FlagSet, lookup func(string) (string, bool)) error {
+// FromEnvironment sets the flags that were not given from their variables.
+func FromEnvironment(set *pflag.FlagSet, lookup func(string) (string, bool)) error {
 	var errs []error
 	set.VisitAll(func(f *pflag.Flag) {
 		if f.Changed {
 			return
 		}
-		for _, name := range f.Annotations[environment] {
+		for _, name := range f.Annotations[Environment] {
 			text, ok := lookup(name)
 			if !ok || text == "" {
 				continue
@@ -104,15 +108,15 @@ func flagError(_ *cobra.Command, err error) error {
 	return err
 }
 
-// command finishes a command: its errors name the flag, and its flags are read
+// Command finishes a command: its errors name the flag, and its flags are read
 // from the environment before run.
-func command(c *cobra.Command, run func(*cobra.Command) error, needs ...string) *cobra.Command {
+func Command(c *cobra.Command, run func(*cobra.Command) error, needs ...string) *cobra.Command {
 	c.Args = cobra.NoArgs
 	c.SilenceUsage = true // the error says what is wrong; the help is a page
 	c.SetFlagErrorFunc(flagError)
 	c.Flags().SortFlags = false
 	c.RunE = func(c *cobra.Command, _ []string) error {
-		if err := fromEnvironment(c.Flags(), os.LookupEnv); err != nil {
+		if err := FromEnvironment(c.Flags(), os.LookupEnv); err != nil {
 			return err
 		}
 		if err := required(c.Flags(), needs...); err != nil {
@@ -123,9 +127,11 @@ func command(c *cobra.Command, run func(*cobra.Command) error, needs ...string) 
 	return c
 }
 
-func parseText(s string) (string, error) { return s, nil }
+// Text takes anything.
+func Text(s string) (string, error) { return s, nil }
 
-func parseBool(s string) (bool, error) {
+// Bool reads true and false, and what Go takes for them.
+func Bool(s string) (bool, error) {
 	b, err := strconv.ParseBool(s)
 	if err != nil {
 		return false, errors.New("is neither true nor false")
@@ -133,7 +139,8 @@ func parseBool(s string) (bool, error) {
 	return b, nil
 }
 
-func parseList(s string) ([]string, error) {
+// List reads words with commas between them.
+func List(s string) ([]string, error) {
 	var list []string
 	for part := range strings.SplitSeq(s, ",") {
 		if part = strings.TrimSpace(part); part != "" {
@@ -143,8 +150,8 @@ func parseList(s string) ([]string, error) {
 	return list, nil
 }
 
-// parseSize reads a number of bytes or of things; 0 is not one.
-func parseSize(s string) (uint32, error) {
+// Size reads a number of bytes or of things; 0 is not one.
+func Size(s string) (uint32, error) {
 	n, err := strconv.ParseUint(s, 10, 32)
 	if err != nil || n == 0 || n > 1<<31-1 {
 		return 0, errors.New("is not a number from 1 to 2147483647")
@@ -152,7 +159,8 @@ func parseSize(s string) (uint32, error) {
 	return uint32(n), nil
 }
 
-func parsePercent(s string) (float64, error) {
+// Percent reads a share of 100, with the sign or without.
+func Percent(s string) (float64, error) {
 	x, err := strconv.ParseFloat(strings.TrimSuffix(s, "%"), 64)
 	if err != nil || !(x >= 0 && x <= 100) {
 		return 0, errors.New("is not a percentage from 0 to 100")
@@ -160,8 +168,8 @@ func parsePercent(s string) (float64, error) {
 	return x, nil
 }
 
-// parseDuration reads Go's form, and a bare number of seconds.
-func parseDuration(s string) (time.Duration, error) {
+// Duration reads Go's form, and a bare number of seconds.
+func Duration(s string) (time.Duration, error) {
 	d, err := time.ParseDuration(s)
 	if n, err2 := strconv.ParseUint(s, 10, 31); err2 == nil {
 		d, err = time.Duration(n)*time.Second, nil
@@ -172,9 +180,9 @@ func parseDuration(s string) (time.Duration, error) {
 	return d, nil
 }
 
-// parseLoops reads a number of loops as ztunnel reads its threads: a number, a
+// Loops reads a number of loops as ztunnel reads its threads: a number, a
 // share of the cores, or 0 for all of them.
-func parseLoops(s string) (int, error) {
+func Loops(s string) (int, error) {
 	if share, ok := strings.CutSuffix(s, "%"); ok {
 		x, err := strconv.ParseFloat(share, 64)
 		if err != nil || !(x > 0 && x <= 100) {
@@ -189,8 +197,8 @@ func parseLoops(s string) (int, error) {
 	return int(n), nil
 }
 
-// parseRecords reads who protects TLS records.
-func parseRecords(s string) (cryptoTLS bool, err error) {
+// Records reads who protects TLS records.
+func Records(s string) (cryptoTLS bool, err error) {
 	switch s {
 	case "own":
 		return false, nil
@@ -200,9 +208,9 @@ func parseRecords(s string) (cryptoTLS bool, err error) {
 	return false, errors.New("is neither own nor crypto/tls")
 }
 
-// parseListen reads an address to listen on. The host may be empty, but no name:
+// Listen reads an address to listen on. The host may be empty, but no name:
 // a name may have several addresses.
-func parseListen(s string) (string, error) {
+func Listen(s string) (string, error) {
 	host, port, err := net.SplitHostPort(s)
 	if err != nil {
 		return "", errors.New(`is not an address to listen on: write "127.0.0.1:15000" or ":15000"`)
@@ -218,15 +226,16 @@ func parseListen(s string) (string, error) {
 	return s, nil
 }
 
-// parseOptionalListen also takes "off".
-func parseOptionalListen(s string) (string, error) {
+// OptionalListen also takes "off".
+func OptionalListen(s string) (string, error) {
 	if s == "off" {
 		return s, nil
 	}
-	return parseListen(s)
+	return Listen(s)
 }
 
-func parseFormat(s string) (json bool, err error) {
+// Format reads the format of a log.
+func Format(s string) (json bool, err error) {
 	switch s {
 	case "json":
 		return true, nil
@@ -236,39 +245,48 @@ func parseFormat(s string) (json bool, err error) {
 	return false, errors.New("is neither json nor plain")
 }
 
-// A collector is where spans go.
-type collector struct {
-	address string
-	tls     bool
+// An Endpoint is where an OTLP collector listens.
+type Endpoint struct {
+	Address string // host:port
+	TLS     bool
 }
 
-// parseCollector reads OTLP's URL form, and a bare host:port.
-func parseCollector(s string) (collector, error) {
+// Collector reads OTLP's URL form, and a bare host:port.
+func Collector(s string) (Endpoint, error) {
 	if !strings.Contains(s, "://") {
 		if _, _, err := net.SplitHostPort(s); err != nil {
-			return collector{}, errors.New(`is not the address of a collector: write "host:4317" or "http://host:4317"`)
+			return Endpoint{}, errors.New(`is not the address of a collector: write "host:4317" or "http://host:4317"`)
 		}
-		return collector{address: s}, nil
+		return Endpoint{Address: s}, nil
 	}
 	u, err := url.Parse(s)
 	if err != nil || u.Hostname() == "" || u.Scheme != "http" && u.Scheme != "https" {
-		return collector{}, errors.New(`is not the URL of a collector: write "http://host:4317" or "https://host:4317"`)
+		return Endpoint{}, errors.New(`is not the URL of a collector: write "http://host:4317" or "https://host:4317"`)
 	}
-	c := collector{address: u.Host, tls: u.Scheme == "https"}
+	c := Endpoint{Address: u.Host, TLS: u.Scheme == "https"}
 	if u.Port() == "" {
-		c.address = net.JoinHostPort(u.Hostname(), "4317")
+		c.Address = net.JoinHostPort(u.Hostname(), "4317")
 	}
 	return c, nil
 }
 
-// parseName reads namespace/name.
-func parseName(s string) (name, error) {
+// Name reads namespace/name.
+func Name(s string) (ObjectName, error) {
 	ns, n, ok := strings.Cut(s, "/")
 	if !ok || ns == "" || n == "" || strings.Contains(n, "/") {
-		return name{}, errors.New("is not of the form namespace/name")
+		return ObjectName{}, errors.New("is not of the form namespace/name")
 	}
-	return name{ns, n}, nil
+	return ObjectName{ns, n}, nil
 }
 
-// A name is that of an object of a namespace.
-type name struct{ namespace, name string }
+// An ObjectName is that of an object of a namespace.
+type ObjectName struct{ Namespace, Name string }
+
+// Span reads a duration that is one.
+func Span(s string) (time.Duration, error) {
+	d, err := Duration(s)
+	if err == nil && d == 0 {
+		err = errors.New("is no time at all")
+	}
+	return d, err
+}
