@@ -83,11 +83,12 @@ type Server struct {
 	stopping  bool
 	listeners map[net.Listener]struct{}
 
-	stop context.CancelFunc // cuts handshakes short
-	ctx  context.Context
-	wg   sync.WaitGroup // accept loops and handshakes
-	open atomic.Int64   // connections and handshakes
-	idle chan struct{}  // capacity 1: open has become 0
+	accepting sync.WaitGroup     // accept loops
+	stop      context.CancelFunc // cuts handshakes short
+	ctx       context.Context
+	wg        sync.WaitGroup // accept loops and handshakes
+	open      atomic.Int64   // connections and handshakes
+	idle      chan struct{}  // capacity 1: open has become 0
 }
 
 // A serverLoop is a server's connections on one loop, which owns it.
@@ -150,8 +151,10 @@ func (srv *Server) Serve(ln net.Listener) error {
 	}
 	srv.listeners[ln] = struct{}{}
 	srv.wg.Add(1)
+	srv.accepting.Add(1)
 	srv.mu.Unlock()
 	defer srv.wg.Done()
+	defer srv.accepting.Done()
 	err := srv.accept(ln, new(atomic.Int64))
 	srv.mu.Lock()
 	defer srv.mu.Unlock()

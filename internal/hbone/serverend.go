@@ -32,7 +32,10 @@ func (srv *Server) Shutdown(ctx context.Context) error {
 			c.drain()
 		}
 	})
-	err := srv.wait(ctx)
+	err := srv.accepted(ctx)
+	if err == nil {
+		err = srv.wait(ctx)
+	}
 	srv.stop()
 	srv.wg.Wait() // every handshake has posted what came of it
 	if err == nil {
@@ -47,6 +50,22 @@ func (srv *Server) Shutdown(ctx context.Context) error {
 		_ = srv.wait(context.Background()) // aborting takes no peer
 	}
 	return err
+}
+
+// accepted returns once nothing is accepted any more. A listener may go on after
+// it was closed with what had come by then.
+func (srv *Server) accepted(ctx context.Context) error {
+	all := make(chan struct{})
+	go func() {
+		srv.accepting.Wait() // as Shutdown does
+		close(all)
+	}()
+	select {
+	case <-all:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 }
 
 // wait returns once no connection is open.
