@@ -39,30 +39,25 @@ func (b *builder) build(old *Snapshot) (*Snapshot, Changes) {
 	next := *old
 	b.changes = Changes{Snapshot: &next, Destinations: map[*Destination]*Destination{}}
 	b.lookAround()
-	services, workloads := editOf(old.services), editOf(old.workloads)
+	services, workloads, addresses := editOf(old.services), editTable(old.workloads), editTable(old.addresses)
 	for _, st := range b.dirtyServices {
 		b.service(st, services)
 	}
 	for _, st := range b.dirtyWorkloads {
-		b.workload(st, workloads)
+		b.workload(st, workloads, addresses)
 	}
-	clear(b.dirtyServices)
-	clear(b.dirtyWorkloads)
-	b.dirtyServices, b.dirtyWorkloads = b.dirtyServices[:0], b.dirtyWorkloads[:0]
+	for _, a := range b.addresses.dropped {
+		b.addresses.publish(a, addresses)
+	}
+	b.dirtyServices, b.dirtyWorkloads, b.addresses.dropped = emptied(b.dirtyServices), emptied(b.dirtyWorkloads), emptied(b.addresses.dropped)
 
-	next.services, next.workloads = services.done(), workloads.done()
+	next.services, next.workloads, next.addresses = services.done(), workloads.done(), addresses.done()
 	next.hosts = flush(&b.hosts, old.hosts, viewsOf)
 	next.vips = flush(&b.vips, old.vips, viewsOf)
 	if len(b.blocks.dirty) > 0 {
 		next.lengths = sortedLengths(b.blockCount)
 	}
 	next.blocks = flush(&b.blocks, old.blocks, viewsOf)
-	next.addresses = flush(&b.addresses, old.addresses, func(list []*workloadState) (*Destination, bool) {
-		if len(list) == 0 {
-			return nil, false
-		}
-		return list[0].dest, true
-	})
 	next.nodes = flush(&b.nodes, old.nodes, workloadsOf)
 	if b.listings {
 		b.list(&next)
@@ -219,7 +214,7 @@ func keep(old, d *Destination) *Destination {
 }
 
 // workload compiles a workload that is marked.
-func (b *builder) workload(st *workloadState, e *edit[string, *Destination]) {
+func (b *builder) workload(st *workloadState, e *tableEdit[uidKey, Destination], addresses *tableEdit[addressKey, Destination]) {
 	st.dirty = false
 	old, w := st.dest, st.workload
 	var before *mesh.Workload
@@ -227,16 +222,16 @@ func (b *builder) workload(st *workloadState, e *edit[string, *Destination]) {
 		before = old.Workload
 	}
 	if w == nil {
-		delete(b.workloads, st.uid)
+		b.workloads.remove(uidOf(st.uid))
 		if st.dest = nil; old != nil {
-			e.remove(st.uid)
+			e.remove(uidKey(st.uid))
 			b.useTokens(old, nil)
 			b.changes.Destinations[old] = nil
 			b.changes.Workloads = append(b.changes.Workloads, WorkloadChange{Old: before})
 		}
 		return
 	}
-	d := Destination{Workload: w, Attached: b.waypoint() && b.leadsHere(&b.book, w.Waypoint), Retries: st.retries}
+	d := Destination{Workload: w, Attached: b.waypoint() && b.leadsHere(&b.book, w.Waypoint), Retries: &st.retries}
 	b.policiesFor(&d)
 	if ep, ok := b.endpoint(nil, st, 0); ok {
 		d.Endpoints = []mesh.Endpoint{ep}
@@ -244,7 +239,7 @@ func (b *builder) workload(st *workloadState, e *edit[string, *Destination]) {
 	if st.dest = keep(old, &d); st.dest == old {
 		return
 	}
-	e.set(st.uid, st.dest)
+	e.set(uidKey(st.uid), st.dest)
 	b.useTokens(old, st.dest)
 	if old != nil {
 		b.changes.Destinations[old] = st.dest
@@ -254,7 +249,7 @@ func (b *builder) workload(st *workloadState, e *edit[string, *Destination]) {
 	}
 	if !w.HostNetwork {
 		for _, ip := range w.Addresses {
-			b.addresses.touch(mesh.Address{Network: w.Network, IP: ip})
+			b.addresses.publish(mesh.Address{Network: w.Network, IP: ip}, addresses)
 		}
 	}
 }
@@ -329,6 +324,16 @@ func cacheKey(versions []uint64) string {
 		key = binary.LittleEndian.AppendUint64(key, v)
 	}
 	return string(key)
+}
+
+// emptied returns a list with nothing in it, and with as little room as lists of
+// changes mostly need: one that was once long would be kept for nothing.
+func emptied[T any](list []T) []T {
+	if cap(list) > 1<<10 {
+		return nil
+	}
+	clear(list)
+	return list[:0]
 }
 
 // viewsOf returns the views of services that share a key.

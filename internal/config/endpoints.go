@@ -50,7 +50,7 @@ func (b *builder) endpoint(svc *mesh.Service, st *workloadState, port uint16) (m
 	if remote && w.Gateway == nil || !remote && !ip.IsValid() && w.Hostname == "" {
 		return mesh.Endpoint{}, false
 	}
-	return mesh.Endpoint{Workload: w, Addr: netip.AddrPortFrom(ip, port), Wants: wants(st, svc), Load: st.load}, true
+	return mesh.Endpoint{Workload: w, Addr: netip.AddrPortFrom(ip, port), Wants: wants(st, svc), Load: &st.load}, true
 }
 
 // pickAddress returns the first address of a family that is wanted, or the

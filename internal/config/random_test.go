@@ -200,7 +200,7 @@ func destinations(s *Snapshot) map[*Destination]bool {
 			out[d] = true
 		}
 	}
-	for _, d := range s.workloads.all() {
+	for d := range s.workloads.all() {
 		out[d] = true
 	}
 	return out
@@ -216,8 +216,8 @@ func dump(t *testing.T, s *Store) string {
 			say("service %s %s", h, tell(t, d))
 		}
 	}
-	for uid, d := range snap.workloads.all() {
-		say("uid %s %s", uid, tell(t, d))
+	for d := range snap.workloads.all() {
+		say("uid %s %s", d.Workload.UID, tell(t, d))
 	}
 	for _, client := range []string{"default", "other", "third"} {
 		for _, a := range []string{"10.1.0.1:80", "10.1.0.2:80", "10.2.0.1:80", "10.2.9.9:81", "10.0.0.1:80", "10.0.0.2:80", "10.0.0.3:80",

@@ -24,8 +24,8 @@ type Snapshot struct {
 	vips      cow[mesh.Address, []*serviceView] // single addresses
 	blocks    cow[mesh.Prefix, []*serviceView]  // CIDRs
 	lengths   []prefixLength                    // the lengths in blocks, longest first
-	workloads cow[string, *Destination]         // by UID
-	addresses cow[mesh.Address, *Destination]   // of workloads: the one that is preferred there
+	workloads table[uidKey, Destination]
+	addresses table[addressKey, Destination] // of workloads: the one that is preferred there
 	nodes     cow[string, []*mesh.Workload]
 
 	mesh     *Mesh
@@ -101,7 +101,7 @@ func (s *Snapshot) Lookup(network, clientNamespace string, a mesh.Authority) *De
 	if v != nil {
 		return v.port(a.Port)
 	}
-	return s.addresses.get(addr)
+	return s.addresses.get(addressKey(addr))
 }
 
 // prefer returns the view of the client's own namespace, or else the first
@@ -165,7 +165,7 @@ func (s *Snapshot) byHost(clientNamespace, host string) *serviceView {
 // Workload returns the workload at an address of a network, or nil. Of several
 // it is a pod, and one that speaks HBONE, if there is one.
 func (s *Snapshot) Workload(network string, ip netip.Addr) *mesh.Workload {
-	if d := s.addresses.get(mesh.Address{Network: network, IP: ip}); d != nil {
+	if d := s.addresses.get(addressKey{Network: network, IP: ip}); d != nil {
 		return d.Workload
 	}
 	return nil
@@ -174,11 +174,11 @@ func (s *Snapshot) Workload(network string, ip netip.Addr) *mesh.Workload {
 // WorkloadAt returns the Destination of the workload that Workload returns, or
 // nil. Services are not looked at.
 func (s *Snapshot) WorkloadAt(network string, ip netip.Addr) *Destination {
-	return s.addresses.get(mesh.Address{Network: network, IP: ip})
+	return s.addresses.get(addressKey{Network: network, IP: ip})
 }
 
 // Destination returns the Destination of the workload with a UID, or nil.
-func (s *Snapshot) Destination(uid string) *Destination { return s.workloads.get(uid) }
+func (s *Snapshot) Destination(uid string) *Destination { return s.workloads.get(uidKey(uid)) }
 
 // Service returns the service of that name, or nil.
 func (s *Snapshot) Service(h mesh.Hostname) *mesh.Service {
@@ -222,7 +222,7 @@ func (s *Snapshot) Gateway(g *mesh.GatewayAddress) *Destination {
 			return d
 		}
 	}
-	return s.addresses.get(g.Address)
+	return s.addresses.get(addressKey(g.Address))
 }
 
 // Local returns the workloads of a node in the order of their UIDs. The slice
@@ -232,7 +232,7 @@ func (s *Snapshot) Local(node string) []*mesh.Workload { return s.nodes.get(node
 // Workloads iterates over all workloads in no particular order.
 func (s *Snapshot) Workloads() iter.Seq[*mesh.Workload] {
 	return func(yield func(*mesh.Workload) bool) {
-		for _, d := range s.workloads.all() {
+		for d := range s.workloads.all() {
 			if !yield(d.Workload) {
 				return
 			}

@@ -6,7 +6,6 @@ import (
 	"reflect"
 	"slices"
 	"strings"
-	"sync/atomic"
 	"unique"
 
 	"github.com/waystone-mesh/waystone/authz"
@@ -175,10 +174,10 @@ func (s *state) putWorkload(w *mesh.Workload) error {
 	if w.UID == "" {
 		return fmt.Errorf("%s: workload: needs a UID", w.Key())
 	}
-	st := s.workloads[w.UID]
+	st := s.workloads.get(uidOf(w.UID))
 	if st == nil {
-		st = &workloadState{uid: w.UID, load: new(atomic.Int64), retries: new(routing.Budget)}
-		s.workloads[w.UID] = st
+		st = &workloadState{uid: w.UID}
+		s.workloads.set(uidOf(w.UID), st)
 	}
 	if same(st.workload, w) {
 		return nil
@@ -208,7 +207,7 @@ func (s *state) putWorkload(w *mesh.Workload) error {
 }
 
 func (s *state) removeWorkload(uid string) {
-	st := s.workloads[uid]
+	st := s.workloads.get(uidOf(uid))
 	if st == nil || st.workload == nil {
 		return
 	}
@@ -265,7 +264,7 @@ func (s *state) markAll(service func(*mesh.Service) bool, workload func(*mesh.Wo
 		}
 	}
 	if workload != nil {
-		for _, st := range s.workloads {
+		for st := range s.workloads.all() {
 			if st.workload != nil && workload(st.workload) {
 				s.markWorkload(st)
 			}

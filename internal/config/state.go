@@ -17,7 +17,7 @@ type state struct {
 	options *Options
 
 	services  map[mesh.Hostname]*serviceState
-	workloads map[string]*workloadState // by UID
+	workloads *tableEdit[uidOf, workloadState]
 	policies  policies[authz.Policy, authz.Set]
 	tokens    policies[jwt.RequestAuthentication, jwt.Set] // at a waypoint
 	routes    map[mesh.Key]*routeState
@@ -31,7 +31,7 @@ type state struct {
 	hosts     index[string, *serviceState]
 	vips      index[mesh.Address, *serviceState]
 	blocks    index[mesh.Prefix, *serviceState]
-	addresses index[mesh.Address, *workloadState]
+	addresses addressIndex
 	nodes     index[string, *workloadState]
 
 	// What has changed since the last publish.
@@ -61,8 +61,8 @@ type workloadState struct {
 	uid      string
 	workload *mesh.Workload // nil: gone
 	identity string         // of workload: its SPIFFE ID
-	load     *atomic.Int64
-	retries  *routing.Budget
+	load     atomic.Int64
+	retries  routing.Budget
 	dest     *Destination // as published; nil: not there
 	dirty    bool
 }
@@ -78,7 +78,7 @@ func newState(o *Options) *state {
 	s := &state{
 		options:    o,
 		services:   map[mesh.Hostname]*serviceState{},
-		workloads:  map[string]*workloadState{},
+		workloads:  editTable(table[uidOf, workloadState]{}),
 		routes:     map[mesh.Key]*routeState{},
 		gateways:   map[mesh.Key]*Gateway{},
 		mesh:       o.inForce(&Mesh{Providers: map[string]*authz.Provider{}}),
@@ -88,7 +88,7 @@ func newState(o *Options) *state {
 		hosts:      newIndex[string](byService),
 		vips:       newIndex[mesh.Address](byService),
 		blocks:     newIndex[mesh.Prefix](byService),
-		addresses:  newIndex[mesh.Address](compareWorkloads),
+		addresses:  newAddressIndex(),
 		nodes:      newIndex[string](compareUIDs),
 	}
 	s.policies = newPolicies(

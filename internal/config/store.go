@@ -64,17 +64,32 @@ func (s *Store) Snapshot() *Snapshot { return s.current.Load() }
 // With the zero Quiet, Apply publishes before it returns.
 func (s *Store) Apply(updates []Update) error {
 	s.mu.Lock()
-	var errs []error
-	for _, u := range updates {
-		if err := s.stageLocked(u); err != nil {
-			errs = append(errs, err)
-		}
-	}
+	err := s.stageAllLocked(updates)
 	if s.options.Quiet <= 0 {
 		s.publishLocked() // lets go of mu
 	} else {
 		s.scheduleLocked()
 		s.mu.Unlock()
+	}
+	return err
+}
+
+// Stage is the part of Apply that comes before it publishes: a batch that is too
+// large to be in memory at once is staged in parts, and Apply, called with the
+// last of them, publishes all. Who calls it must call Apply soon: some other Apply
+// would publish what is only a part.
+func (s *Store) Stage(updates []Update) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.stageAllLocked(updates)
+}
+
+func (s *Store) stageAllLocked(updates []Update) error {
+	var errs []error
+	for _, u := range updates {
+		if err := s.stageLocked(u); err != nil {
+			errs = append(errs, err)
+		}
 	}
 	return errors.Join(errs...)
 }

@@ -272,7 +272,7 @@ func TestChangesOfWorkloads(t *testing.T) {
 	if want := "false true, true true, true true, true false"; strings.Join(got, ", ") != want {
 		t.Errorf("changes %q, want %q", strings.Join(got, ", "), want)
 	}
-	if n := len(s.builder.workloads); n != 0 {
+	if n := s.builder.workloads.n; n != 0 {
 		t.Errorf("%d workloads remembered, want 0", n)
 	}
 }
@@ -381,5 +381,24 @@ func TestWhatIsCompiledIsSharedAndForgotten(t *testing.T) {
 	}
 	if n, m := len(s.builder.policies.sets.compiled), len(s.builder.tables.compiled); n != 1 || m != 1 {
 		t.Errorf("%d sets and %d tables are remembered, want 1 and 1", n, m)
+	}
+}
+
+func TestStagedPartsArePublishedByApply(t *testing.T) {
+	s := NewStore(Options{})
+	if err := s.Stage(updates(pod("default/a", "10.0.0.1"))); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Stage([]Update{{Value: &mesh.Workload{}}}); err == nil {
+		t.Error("a workload without a UID was staged")
+	}
+	if lookup(t, s, "default", "10.0.0.1:80") != nil {
+		t.Error("a part was published")
+	}
+	if err := s.Apply(nil); err != nil {
+		t.Fatal(err)
+	}
+	if lookup(t, s, "default", "10.0.0.1:80") == nil {
+		t.Error("what had been staged was not published")
 	}
 }
