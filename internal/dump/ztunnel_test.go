@@ -249,6 +249,7 @@ func (silent) Certificate(ctx context.Context, _ identity.ID) (*tls.Certificate,
 	return nil, fmt.Errorf("the CA has not answered: %w", ctx.Err())
 }
 func (silent) Roots() *x509bundle.Set { return x509bundle.NewSet() }
+func (silent) Terms() *identity.Terms { return new(identity.Terms) }
 
 func TestACertificateThatIsAskedForIsInitializing(t *testing.T) {
 	got := certificates(silent{}, []identity.ID{productpage})

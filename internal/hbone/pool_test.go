@@ -394,6 +394,7 @@ func TestRotationIsHot(t *testing.T) {
 type noCertificate struct{ identity.Source }
 
 func (noCertificate) Roots() *x509bundle.Set { return x509bundle.NewSet() }
+func (noCertificate) Terms() *identity.Terms { return new(identity.Terms) }
 
 func TestPoolWithoutRoots(t *testing.T) {
 	inMemory(t, rigOptions{}, func(r *rig) {

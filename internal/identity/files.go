@@ -112,6 +112,9 @@ func (s *Files) Close() error {
 // Roots implements [Source].
 func (s *Files) Roots() *x509bundle.Set { return s.now.Load().roots }
 
+// Terms implements [Source].
+func (s *Files) Terms() *Terms { return &s.o.Terms }
+
 // Certificate implements [Source]. It does not wait for files to appear.
 func (s *Files) Certificate(_ context.Context, id ID) (*tls.Certificate, error) {
 	v, key := s.now.Load(), nsSA{id.Namespace, id.ServiceAccount}

@@ -113,6 +113,15 @@ type fixed struct {
 
 func (f fixed) Certificate(context.Context, ID) (*tls.Certificate, error) { return f.cert, nil }
 func (f fixed) Roots() *x509bundle.Set                                    { return f.roots }
+func (f fixed) Terms() *Terms                                             { return new(Terms) }
+
+// On terms it shakes hands otherwise.
+type onTerms struct {
+	fixed
+	terms Terms
+}
+
+func (o onTerms) Terms() *Terms { return &o.terms }
 
 // shake runs a handshake in memory and returns what either side says. The
 // server's answer to the client's certificate comes after the client is done

@@ -115,6 +115,9 @@ func (s *Istio) Close() error {
 // Roots implements [Source]. The set is empty before the first certificate.
 func (s *Istio) Roots() *x509bundle.Set { return s.roots.Load() }
 
+// Terms implements [Source].
+func (s *Istio) Terms() *Terms { return &s.o.Terms }
+
 // Certificate implements [Source]. Of an identity that is new it waits for the
 // CA's answer. When the CA has refused or was not there, it returns the reason at
 // once until it is time to ask again.

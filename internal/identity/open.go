@@ -35,6 +35,11 @@ type Options struct {
 	Impersonate bool
 	TTL         time.Duration
 
+	// Terms of handshakes, but for Revoked; which are the revocation lists of the
+	// file CRL, if it names one: PEM, any number of them, or one in DER.
+	Terms Terms
+	CRL   string
+
 	// Log is told of reloads and of what was refused. nil discards.
 	Log *slog.Logger
 
@@ -54,6 +59,22 @@ func Open(spec string, o Options) (Source, error) {
 			return nil, fmt.Errorf("identity: trust domain %q: %w", td, err)
 		}
 	}
+	if o.CRL != "" {
+		r, err := openRevocations(o.CRL, o.Log)
+		if err != nil {
+			return nil, err
+		}
+		o.Terms.Revoked = r
+	}
+	src, err := openSource(spec, o)
+	if err != nil && o.Terms.Revoked != nil {
+		o.Terms.Revoked.Close()
+	}
+	return src, err
+}
+
+// openSource opens the source itself.
+func openSource(spec string, o Options) (Source, error) {
 	kind, where, _ := strings.Cut(spec, ":")
 	switch kind {
 	case "self", "files":
@@ -86,9 +107,12 @@ func opened[S Source](src S, err error) (Source, error) {
 	return src, nil
 }
 
-// Close ends whatever src keeps running, and waits for it. A source that keeps
-// nothing running is left as it is.
+// Close ends whatever src keeps running, the following of its revocation lists
+// too, and waits for it. A source that keeps nothing running is left as it is.
 func Close(src Source) error {
+	if r := src.Terms().Revoked; r != nil {
+		r.Close()
+	}
 	if c, ok := src.(io.Closer); ok {
 		return c.Close()
 	}

@@ -81,6 +81,9 @@ func openSelf(dir string, o Options) (*SelfSigned, error) {
 // Roots implements [Source]. The set never changes.
 func (s *SelfSigned) Roots() *x509bundle.Set { return s.roots }
 
+// Terms implements [Source].
+func (s *SelfSigned) Terms() *Terms { return &s.o.Terms }
+
 // Certificate implements [Source]. It issues one when the last is past half of
 // its life; that takes a tenth of a millisecond, so nothing runs in between.
 func (s *SelfSigned) Certificate(_ context.Context, id ID) (*tls.Certificate, error) {

@@ -24,6 +24,10 @@ type Source interface {
 	// Roots returns the current bundles, by trust domain. The set may be
 	// replaced at any time; callers ask for every handshake.
 	Roots() *x509bundle.Set
+
+	// Terms returns what handshakes take beside. They never change, and go with
+	// the source so that nobody who shakes hands can forget them.
+	Terms() *Terms
 }
 
 // Authorities returns the roots that peers of a trust domain must chain to. There

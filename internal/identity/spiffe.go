@@ -91,6 +91,9 @@ func (s *SPIFFE) Roots() *x509bundle.Set {
 	return s.view.roots
 }
 
+// Terms implements [Source].
+func (s *SPIFFE) Terms() *Terms { return &s.o.Terms }
+
 // Certificate implements [Source]. It waits for the agent's first answer.
 func (s *SPIFFE) Certificate(ctx context.Context, id ID) (*tls.Certificate, error) {
 	select {

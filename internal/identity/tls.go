@@ -36,11 +36,11 @@ func (e *MismatchError) Error() string {
 // The certificate and the roots are asked of src in every handshake, so a
 // rotation takes effect with the next one and touches no open connection.
 //
-// The client must present a certificate that chains to src's roots, may be used
-// by a client, and has one URI SAN, which reads spiffe://td/ns/x/sa/y with td
+// The client must present a certificate that chains to src's roots, is on no
+// revocation list of src's, may be used by a client, and has one URI SAN, which reads spiffe://td/ns/x/sa/y with td
 // self's trust domain or one of aliases.
 func ServerConfig(src Source, self ID, aliases ...string) *tls.Config {
-	return &tls.Config{
+	cfg := &tls.Config{
 		MinVersion:             tls.VersionTLS13,
 		NextProtos:             []string{ALPN},
 		ClientAuth:             tls.RequireAnyClientCert, // verified below, once
@@ -60,13 +60,15 @@ func ServerConfig(src Source, self ID, aliases ...string) *tls.Config {
 			return nil
 		},
 	}
+	src.Terms().apply(cfg)
+	return cfg
 }
 
 // ClientConfig returns the TLS configuration with which self dials a peer that
 // must be one of wants. With no wants every peer is refused: there is no way to
 // ask for just anyone. A wrong peer is a [*MismatchError].
 func ClientConfig(src Source, self ID, wants ...ID) *tls.Config {
-	return &tls.Config{
+	cfg := &tls.Config{
 		MinVersion:             tls.VersionTLS13,
 		NextProtos:             []string{ALPN},
 		SessionTicketsDisabled: true,
@@ -90,6 +92,8 @@ func ClientConfig(src Source, self ID, wants ...ID) *tls.Config {
 			return nil
 		},
 	}
+	src.Terms().apply(cfg)
+	return cfg
 }
 
 // rootsTimeout is how long the first roots are waited for: as long as dialling
@@ -140,6 +144,10 @@ func verify(state *tls.ConnectionState, src Source, usage x509.ExtKeyUsage) (ID,
 	}
 	if !slices.ContainsFunc(chains, func(chain []*x509.Certificate) bool { return permits(chain, usage) }) {
 		return ID{}, fmt.Errorf("identity: certificate of %v: its extended key usage does not include %s", peer, usageName(usage))
+	}
+	// A list that nobody has signed says nothing about anybody.
+	if revoked, ok := errors.AsType[*RevokedError](CheckRevoked(src, state)); ok {
+		return ID{}, revoked
 	}
 	return peer, nil
 }

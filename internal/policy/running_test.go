@@ -25,6 +25,7 @@ func (nobody) Certificate(context.Context, identity.ID) (*tls.Certificate, error
 	return nil, errors.New("none")
 }
 func (nobody) Roots() *x509bundle.Set { return nil }
+func (nobody) Terms() *identity.Terms { return new(identity.Terms) }
 
 // dumped is what the waypoint of the shop says at /config_dump.
 func dumped(t *testing.T, paths ...string) []byte {
