@@ -53,6 +53,7 @@ type conn struct {
 	began    time.Time // when the loop adopted it
 	idle     time.Time // since when there has been no stream; zero: there is one
 	heard    int       // bytes received, up to greeting
+	moved    int       // bytes of tunnels, both ways; a pool counts them anew each second
 	ending   bool      // close once no stream is left
 	closing  bool      // Close has been called on the socket
 	watching bool      // Flush runs at the end of the batch
@@ -83,6 +84,7 @@ func (d driver) Receive(p []byte) error {
 
 // Data implements [h2.Handler].
 func (c *conn) Data(s *h2.Stream, p []byte, end bool) {
+	c.moved += len(p)
 	if t, ok := s.Value.(*Tunnel); ok {
 		t.data(p, end)
 	}

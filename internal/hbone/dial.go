@@ -20,6 +20,8 @@ type dest struct {
 	limit int         // tunnels on one connection: ours, or the peer's once it is known
 	conns []*poolConn // those that may take tunnels
 	dials []*dial
+
+	spreadAfter time.Time // none is made before because the others are busy
 }
 
 // A dial is a connection in the making, and who waits for it: to be there, and
@@ -27,6 +29,7 @@ type dest struct {
 // more than any peer may be.
 type dial struct {
 	dest    *dest
+	extra   bool // those there are would do, but are busy
 	cancel  context.CancelFunc
 	waiters []*waiter
 }
@@ -47,26 +50,35 @@ type waiter struct {
 const maxTries = 3
 
 // place opens w's stream on a connection that has room, or has it wait for one.
-// Older connections are filled first, so that the others can fall idle.
+// Those that are busy are the last resort, once there are as many as there may be.
 func (d *dest) place(w *waiter) {
-	for _, c := range d.conns {
-		if c.open(w) {
-			return
-		}
+	switch {
+	case d.openOn(false, w) || d.wait(w):
+	case d.spreads():
+		d.dial(true).add(w)
+	case d.openOn(true, w):
+	case d.crowded():
+		d.pool.later(w, &DialError{d.key.Addr, errCrowded})
+	default:
+		d.dial(false).add(w)
 	}
+}
+
+// wait has w wait for a connection in the making, if one has room for it.
+func (d *dest) wait(w *waiter) bool {
 	for _, c := range d.conns {
 		if x := c.dial; x != nil && len(x.waiters)+c.h2.Active() < d.limit {
 			x.add(w)
-			return
+			return true
 		}
 	}
 	for _, x := range d.dials {
 		if len(x.waiters) < d.limit {
 			x.add(w)
-			return
+			return true
 		}
 	}
-	d.dial().add(w)
+	return false
 }
 
 func (x *dial) add(w *waiter) {
@@ -75,10 +87,14 @@ func (x *dial) add(w *waiter) {
 }
 
 // dial starts to make a connection.
-func (d *dest) dial() *dial {
+func (d *dest) dial(extra bool) *dial {
 	p := d.pool
-	ctx, cancel := context.WithTimeout(context.Background(), p.o.ConnectTimeout)
-	x := &dial{dest: d, cancel: cancel}
+	timeout := p.o.ConnectTimeout
+	if extra {
+		timeout = min(timeout, spreadTimeout)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), timeout)
+	x := &dial{dest: d, extra: extra, cancel: cancel}
 	d.dials = append(d.dials, x)
 	p.dials++
 	go x.run(ctx)
@@ -90,7 +106,7 @@ func (x *dial) run(ctx context.Context) {
 	p, k := x.dest.pool, x.dest.key
 	sock, peer, err := p.connect(ctx, k)
 	if err != nil && ctx.Err() == context.DeadlineExceeded {
-		err = &timeoutError{p.o.ConnectTimeout, err}
+		err = &timeoutError{p.o.ConnectTimeout, err} // nobody is told of an extra one's
 	}
 	x.cancel()
 	p.o.Loop.Do(func() { x.done(sock, peer, err) })
@@ -138,17 +154,34 @@ func (x *dial) done(sock *loop.Socket, peer identity.ID, err error) {
 		sock.Abort(err)
 	}
 	if err != nil {
+		x.failed(waiters, err)
+		return
+	}
+	c := newPoolConn(d, sock, peer)
+	c.dial, c.extra = x, x.extra
+	for _, w := range waiters {
+		if !c.open(w) {
+			d.place(w)
+		}
+	}
+}
+
+// failed tells those who waited for x. Who only waited so as not to share a busy
+// connection now does.
+func (x *dial) failed(waiters []*waiter, err error) {
+	d := x.dest
+	p := d.pool
+	if !x.extra || p.ended != nil {
 		for _, w := range waiters {
 			w.fail(&DialError{d.key.Addr, err})
 		}
 		return
 	}
-	c := newPoolConn(d, sock, peer)
-	c.dial = x
+	if len(waiters) > 0 {
+		d.spreadAfter = p.o.Loop.Now().Add(spreadPause)
+	}
 	for _, w := range waiters {
-		if !c.open(w) {
-			d.place(w)
-		}
+		d.place(w)
 	}
 }
 
@@ -168,10 +201,14 @@ func (c *poolConn) endWait(then func(*waiter)) {
 	}
 }
 
-// free gives room on c to those who wait for another connection.
+// free gives room on c to those who wait for another connection, unless it is to
+// be rid of c that they do.
 func (d *dest) free(c *poolConn) {
-	for len(d.dials) > 0 && c.room() > 0 {
-		x := d.dials[len(d.dials)-1]
+	for c.room() > 0 {
+		x := d.lastDial(c.busy())
+		if x == nil {
+			return
+		}
 		for len(x.waiters) > 0 && c.room() > 0 {
 			w := x.waiters[0]
 			if !c.open(w) {
@@ -183,6 +220,16 @@ func (d *dest) free(c *poolConn) {
 			return
 		}
 	}
+}
+
+// lastDial returns the newest dial, or the newest that is needed.
+func (d *dest) lastDial(needed bool) *dial {
+	for _, x := range slices.Backward(d.dials) {
+		if !needed || !x.extra {
+			return x
+		}
+	}
+	return nil
 }
 
 // remove takes w off x. A dial that nobody waits for is given up.

@@ -37,6 +37,18 @@ type PoolOptions struct {
 	// peer allows; 0: 100.
 	MaxStreams int
 
+	// Spread is to how many connections the tunnels of a Key are spread so that
+	// they need not share a busy one: what begins while all there are each move
+	// 4 MiB a second or more has another made, for which it waits a second at
+	// most. 0 or 1: one connection, for as long as it has room. What is no longer
+	// needed falls idle: see IdleRelease.
+	Spread int
+
+	// MaxWaiting is how many tunnels of a Key wait for connections in the making
+	// at most, rounded up to what a connection takes; further ones fail at once.
+	// 0: 16,384.
+	MaxWaiting int
+
 	// ConnectTimeout bounds a dial and its handshake together, and then again
 	// the time until the peer's SETTINGS; 0: 10 s.
 	ConnectTimeout time.Duration
@@ -58,7 +70,7 @@ type PoolOptions struct {
 // While a connection is being made, tunnels wait for it together: as many as it
 // can carry. For those beyond, another is dialled at the same time. So the
 // tunnels to a destination that does not answer all fail after one timeout
-// rather than one after the other.
+// rather than one after the other; and there are at most so many that wait.
 type Pool struct {
 	o     PoolOptions
 	dests map[Key]*dest
@@ -77,6 +89,9 @@ func NewPool(o PoolOptions) *Pool {
 	}
 	if o.MaxStreams <= 0 {
 		o.MaxStreams = 100
+	}
+	if o.MaxWaiting <= 0 {
+		o.MaxWaiting = 16 << 10
 	}
 	if o.ConnectTimeout <= 0 {
 		o.ConnectTimeout = 10 * time.Second
@@ -123,8 +138,13 @@ func (p *Pool) later(w *waiter, err error) {
 func (p *Pool) tick() {
 	now := p.o.Loop.Now()
 	for c := range p.conns {
-		c.tick(now, p.o.ConnectTimeout, p.o.IdleRelease)
+		settle := p.o.ConnectTimeout
+		if c.extra {
+			settle = min(settle, spreadTimeout)
+		}
+		c.tick(now, settle, p.o.IdleRelease)
 		c.retireIfDraining()
+		c.sinceTick()
 	}
 	if len(p.conns) > 0 {
 		p.o.Loop.After(&p.timer, tickEvery)

@@ -18,6 +18,9 @@ type poolConn struct {
 	pool *Pool
 	dest *dest
 	dial *dial // which it came by, until the peer has said how many tunnels it takes
+
+	extra  bool // made because the others were busy
+	before int  // bytes moved in the second before
 }
 
 // newPoolConn begins to use a connection.
@@ -123,9 +126,10 @@ func (c *poolConn) Reset(s *h2.Stream, err error) {
 
 // letDown says what becomes of a tunnel that has not been answered. Nothing of it
 // has been sent, so it may go elsewhere, except where the peer has looked at the
-// CONNECT and given up on it.
+// CONNECT and given up on it; or at us, of which an extra connection is no proof:
+// it took the others.
 func (c *poolConn) letDown(w *waiter, err error) {
-	if h2.Refused(err) || connectionOver(err) && c.settled() {
+	if h2.Refused(err) || connectionOver(err) && (c.settled() || c.extra) {
 		w.retry(err)
 		return
 	}
@@ -173,6 +177,9 @@ func (c *poolConn) retire() {
 func (c *poolConn) Closed(err error) {
 	c.closing = true
 	delete(c.pool.conns, c)
+	if c.extra && !c.settled() {
+		c.dest.spreadAfter = c.loop.Now().Add(spreadPause)
+	}
 	c.endWait(func(w *waiter) { c.letDown(w, cmp.Or(err, ErrClosed)) })
 	c.retire()
 	c.pool.o.Events.Closed(c.dest.key.Addr, c.peer, err)

@@ -146,6 +146,9 @@ func (r *rig) serve(in *Incoming) {
 	case host == "echo":
 		e := &echo{}
 		e.t = in.Accept(e, l7.Fields{{Name: "baggage", Value: "k8s.namespace.name=default,service.name=items"}})
+	case host == "sink":
+		x := &sink{}
+		x.t = in.Accept(x, nil)
 	case host == "open":
 		e := newEnd()
 		e.adopt(in.Accept(e, nil))
@@ -331,3 +334,11 @@ func (e *echo) Data(p []byte) { e.t.Credit(len(p) - e.t.Write(p)) }
 func (e *echo) Sent(n int)    { e.t.Credit(n) }
 func (e *echo) EOF()          { e.t.CloseWrite() }
 func (e *echo) Reset(error)   {}
+
+// A sink takes what it receives.
+type sink struct{ t *Tunnel }
+
+func (x *sink) Data(p []byte) { x.t.Credit(len(p)) }
+func (x *sink) Sent(int)      {}
+func (x *sink) EOF()          { x.t.CloseWrite() }
+func (x *sink) Reset(error)   {}

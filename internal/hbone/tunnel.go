@@ -80,6 +80,7 @@ func (t *Tunnel) Write(p []byte) (queued int) {
 		}
 		return 0
 	}
+	t.c.moved += len(p)
 	queued = t.s.Write(p)
 	t.queued += queued
 	return queued
