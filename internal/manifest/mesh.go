@@ -2,11 +2,11 @@ package manifest
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"maps"
 	"slices"
 
-	meshv1alpha1 "istio.io/api/mesh/v1alpha1"
 	corev1 "k8s.io/api/core/v1"
 	"sigs.k8s.io/yaml"
 
@@ -113,8 +113,17 @@ func readMesh(d document, object mesh.Key) *meshConfig {
 	return m
 }
 
-// settings are the fields of MeshConfig that are read beside the providers. What
-// else there is in a real one is for others.
+// meshSettings are the fields of Istio's MeshConfig that are read beside the
+// providers. What else there is in a real one is for others.
+type meshSettings struct {
+	PathNormalization struct {
+		Normalization string `json:"normalization"`
+	} `json:"pathNormalization"`
+	RootNamespace      string   `json:"rootNamespace"`
+	TrustDomain        string   `json:"trustDomain"`
+	TrustDomainAliases []string `json:"trustDomainAliases"`
+}
+
 var settings = []string{"pathNormalization", "rootNamespace", "trustDomain", "trustDomainAliases"}
 
 // read reads the settings.
@@ -125,16 +134,16 @@ func (m *meshConfig) read(fields map[string]any) *fault {
 			ours[name] = v
 		}
 	}
-	var c meshv1alpha1.MeshConfig
-	if f := decodeMessage(ours, &c, ""); f != nil {
+	var c meshSettings
+	if f := decode(ours, &c, ""); f != nil {
 		return f
 	}
-	normalization, err := routing.ParseNormalization(c.GetPathNormalization().GetNormalization().String())
+	normalization, err := routing.ParseNormalization(cmp.Or(c.PathNormalization.Normalization, "DEFAULT"))
 	if err != nil {
 		return faultf("pathNormalization.normalization", "%v", err)
 	}
 	m.settings = config.Mesh{
-		Normalization: normalization, TrustDomain: c.GetTrustDomain(), Aliases: c.GetTrustDomainAliases(), RootNamespace: c.GetRootNamespace(),
+		Normalization: normalization, TrustDomain: c.TrustDomain, Aliases: c.TrustDomainAliases, RootNamespace: c.RootNamespace,
 	}
 	return nil
 }
