@@ -55,7 +55,7 @@ func Remove(ns *netns.Netns) error {
 	})
 }
 
-func (o Options) table() table { return table{Table, o.chains()} }
+func (o Options) table() table { return table{name: Table, chains: o.chains()} }
 
 func verify(c *nftables.Conn, h *netlink.Handle, lo netlink.Link, o Options) error {
 	for _, r := range routes(o.IPv6) {

@@ -103,3 +103,16 @@ func redirect(port uint16) []expr.Any {
 		&expr.Immediate{Register: 1, Data: binaryutil.BigEndian.PutUint16(port)},
 		&expr.Redir{RegisterProtoMin: 1, RegisterProtoMax: 1, Flags: unix.NF_NAT_RANGE_PROTO_SPECIFIED}}
 }
+
+// hasSocket matches what a process of this namespace sends, and nothing that is
+// forwarded: without a socket there is no user to load, and the rule ends. It
+// is what iptables calls owner --socket-exists.
+func hasSocket() []expr.Any {
+	return []expr.Any{&expr.Meta{Key: expr.MetaKeySKUID, Register: 1}, compare(expr.CmpOpGte, native(0))}
+}
+
+func sourceNAT(family byte, a netip.Addr) []expr.Any {
+	return []expr.Any{&expr.Counter{},
+		&expr.Immediate{Register: 1, Data: a.AsSlice()},
+		&expr.NAT{Type: expr.NATTypeSourceNAT, Family: uint32(family), RegAddrMin: 1, RegAddrMax: 1}}
+}

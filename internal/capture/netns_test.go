@@ -12,6 +12,8 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -203,22 +205,28 @@ func (w *world) tunnel() {
 	for _, a := range loopback {
 		ap := netip.AddrPortFrom(a, DNSPort)
 		w.serve(w.pod, ap.String(), tunnelSocket, func(*net.TCPConn) string { return "DNS" })
-		pc, err := w.pod.ListenPacket(ap, netns.SocketOptions{Mark: Mark})
-		w.must(err)
-		done := make(chan struct{})
-		go func() {
-			defer close(done)
-			b := make([]byte, 64)
-			for {
-				_, from, err := pc.ReadFromUDPAddrPort(b)
-				if err != nil {
-					return
-				}
-				pc.WriteToUDPAddrPort([]byte("DNS"), from)
-			}
-		}()
-		w.t.Cleanup(func() { pc.Close(); <-done })
+		w.serveUDP(w.pod, ap, netns.SocketOptions{Mark: Mark}, "DNS")
 	}
+}
+
+// serveUDP answers every datagram with answer.
+func (w *world) serveUDP(ns *netns.Netns, addr netip.AddrPort, o netns.SocketOptions, answer string) {
+	w.t.Helper()
+	pc, err := ns.ListenPacket(addr, o)
+	w.must(err)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		b := make([]byte, 64)
+		for {
+			_, from, err := pc.ReadFromUDPAddrPort(b)
+			if err != nil {
+				return
+			}
+			pc.WriteToUDPAddrPort([]byte(answer), from)
+		}
+	}()
+	w.t.Cleanup(func() { pc.Close(); <-done })
 }
 
 // patience is for what must come. What must not come is refused at once.
@@ -294,12 +302,34 @@ func state(t testing.TB, ns *netns.Netns, args ...string) string {
 			t.Fatal(err)
 		}
 	}
-	return string(all)
+	// The kernel adds what is link-local in its own time.
+	lines := slices.DeleteFunc(strings.Split(string(all), "\n"), func(l string) bool { return strings.Contains(l, "fe80:") || strings.HasPrefix(l, "multicast ff00:") })
+	return strings.Join(lines, "\n")
 }
 
 func expect(t *testing.T, what, got, want string) {
 	t.Helper()
 	if got != want {
 		t.Errorf("%s: %q, want %q", what, got, want)
+	}
+}
+
+// sameState reports the lines that came and went.
+func sameState(t *testing.T, what, got, want string) {
+	t.Helper()
+	if got == want {
+		return
+	}
+	count := map[string]int{}
+	for l := range strings.Lines(got) {
+		count[l]++
+	}
+	for l := range strings.Lines(want) {
+		count[l]--
+	}
+	for l, n := range count {
+		if n != 0 {
+			t.Errorf("%s: %+d of %q", what, n, l)
+		}
 	}
 }

@@ -14,6 +14,7 @@ import (
 type table struct {
 	name   string
 	chains []chain
+	sets   []*nftables.Set // of it; their elements are the caller's
 }
 
 func (t table) nft() *nftables.Table {
@@ -26,6 +27,11 @@ func (t table) replace(c *nftables.Conn) error {
 	c.AddTable(t.nft()) // so that there is one to delete
 	c.DelTable(t.nft())
 	nt := c.AddTable(t.nft())
+	for _, s := range t.sets {
+		if err := c.AddSet(s, nil); err != nil {
+			return fmt.Errorf("table inet %s, set %s: %w", t.name, s.Name, err)
+		}
+	}
 	for _, ch := range t.chains {
 		nc := c.AddChain(&nftables.Chain{Name: ch.name, Table: nt, Type: ch.kind, Hooknum: ch.hook, Priority: ch.priority})
 		for _, r := range ch.rules {
