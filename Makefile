@@ -7,7 +7,7 @@ FUZZ     ?= .
 BENCHTIME ?= 1s
 BENCH    ?= .
 PEERS    ?=
-PROTOS    = internal/xds/workloadapi internal/identity/caapi
+PROTOS    = internal/xds/workloadapi internal/identity/caapi internal/zds/zdsapi
 export CGO_ENABLED ?= 0
 
 .PHONY: help build demo test test-netns test-peers race lint vet fuzz fuzz-seeds bench bench-diff bench-peers h2proxy h2spec generate check clean tidy

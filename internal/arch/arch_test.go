@@ -63,6 +63,7 @@ var imports = map[string]string{
 	// They are what is on the wire: generated.
 	"internal/identity/caapi":  "",
 	"internal/xds/workloadapi": "",
+	"internal/zds/zdsapi":      "",
 
 	// It remembers what was decided.
 	"internal/decisions": "authz internal/identity",
@@ -90,6 +91,7 @@ var imports = map[string]string{
 	"internal/program/programtest": "internal/flags",
 	"internal/waypointcmd":         "*",
 	"internal/ztunnelcmd":          "telemetry ztunnel internal/config internal/dns internal/dump internal/flags internal/identity internal/istiod internal/mesh internal/program internal/xds", // not what only a waypoint needs: OPA weighs as much as the rest
+	"internal/zds/zdstest":         "internal/zds/zdsapi",
 	"internal/meshtest":            "*",
 	"internal/script":              "",
 	"internal/arch":                "",
@@ -116,7 +118,7 @@ var homes = map[string]string{
 	"github.com/HdrHistogram/":      "internal/bench",
 	"github.com/google/nftables":    "internal/capture",
 	"github.com/vishvananda/":       "internal/capture",
-	"golang.org/x/sys":              "internal/bench internal/capture internal/netns internal/zds",
+	"golang.org/x/sys":              "internal/bench internal/capture internal/netns internal/zds internal/zds/zdstest",
 	"golang.org/x/crypto":           "internal/record",
 	"golang.org/x/net/http2":        "internal/h2 internal/meshtest", // in tests, the peer that is not ours
 	"github.com/fsnotify/fsnotify":  "internal/watch",

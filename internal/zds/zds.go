@@ -61,8 +61,3 @@ type Options struct {
 	// MaxBackoff how long at most, doubling in between; 0: 10 ms and 15 s.
 	MinBackoff, MaxBackoff time.Duration
 }
-
-// A Client keeps a connection to the agent.
-type Client struct {
-	options Options
-}
