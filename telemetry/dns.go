@@ -5,7 +5,6 @@ import (
 	"context"
 	"log/slog"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -67,14 +66,7 @@ var dnsFamilies = func() (d struct{ requests, forwarded, failed, duration *prome
 // A questions counts questions in DNS. There are as many series as canonical
 // services and types of record.
 type questions struct {
-	// Immutable.
-	limit  int
-	retain time.Duration
-
-	index[asker, asked] // guarded by mu, but for its view
-
-	mu         sync.Mutex
-	overflowed atomic.Uint64 // counted without a source, for want of room
+	ledger[asker, asked, *asked]
 }
 
 // An asker is what a series of questions has for labels.
@@ -84,16 +76,10 @@ type asker struct {
 }
 
 type asked struct {
-	usage
+	use
 	requests, forwarded, failed atomic.Uint64
 	buckets                     [len(dnsBuckets) + 1]atomic.Uint64
 	nanoseconds                 atomic.Int64
-}
-
-func newQuestions(limit int, retain time.Duration) *questions {
-	q := &questions{limit: limit, retain: retain}
-	q.init()
-	return q
 }
 
 func (q *questions) count(rec *DNS) {
@@ -101,31 +87,15 @@ func (q *questions) count(rec *DNS) {
 	if w := rec.Source; w != nil {
 		k.service, k.revision = canonicalName(w), canonicalRevision(w)
 	}
-	if a := q.known(&k); a != nil && a.touch() {
-		a.add(rec)
-		return
-	}
-	q.miss(k, rec)
+	q.at(&k).add(rec)
 }
 
-func (q *questions) miss(k asker, rec *DNS) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	a := q.entries[k]
-	if a == nil && len(q.entries) >= q.limit {
-		// There is always room for these: there are two.
-		q.overflowed.Add(1)
-		k = asker{"overflow", "overflow", "overflow", k.tcp}
-		a = q.entries[k]
-	}
-	if a == nil {
-		a = new(asked)
-		q.entries[asker{strings.Clone(k.service), strings.Clone(k.revision), strings.Clone(k.qtype), k.tcp}] = a
-	}
-	a.state.Store(used)
-	a.add(rec)
-	q.missedLocked()
+func (k asker) clone() asker {
+	return asker{strings.Clone(k.service), strings.Clone(k.revision), strings.Clone(k.qtype), k.tcp}
 }
+
+// overflow has no source and no type: there are two.
+func (k asker) overflow() asker { return asker{"overflow", "overflow", "overflow", k.tcp} }
 
 func (a *asked) add(rec *DNS) {
 	a.requests.Add(1)
@@ -142,28 +112,6 @@ func (a *asked) add(rec *DNS) {
 	}
 	a.buckets[i].Add(1)
 	a.nanoseconds.Add(int64(rec.Upstream))
-}
-
-// sweep removes what has not been counted in for as long as is retained.
-func (q *questions) sweep(now time.Time) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	removed := false
-	for k, a := range q.entries {
-		if _, spent := a.sweep(now, q.retain); spent {
-			delete(q.entries, k)
-			removed = true
-		}
-	}
-	if removed {
-		q.publishLocked()
-	}
-}
-
-func (q *questions) len() int {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	return len(q.entries)
 }
 
 // Describe implements [prometheus.Collector].

@@ -57,13 +57,14 @@ type series struct {
 
 	// Guarded by table.mu.
 	source, dest *mesh.Workload // of the record that last made an entry
+	service      *mesh.Service  // likewise
 	entries      int
 	used         time.Time
 }
 
 // An entry is a key's series.
 type entry struct {
-	usage
+	use
 	series *series
 }
 
@@ -77,10 +78,10 @@ type table struct {
 	// Immutable.
 	limit   int // of series
 	retain  time.Duration
-	live    func(*mesh.Workload) bool
+	live    Living
 	cluster string
 
-	index[key, entry] // guarded by mu, but for its view
+	index[key, entry, *entry] // guarded by mu, but for its view
 
 	// Guarded by mu.
 	mu     sync.Mutex
@@ -89,7 +90,7 @@ type table struct {
 	overflowed atomic.Uint64 // records that went to an overflow series
 }
 
-func newTable(limit int, retain time.Duration, live func(*mesh.Workload) bool, cluster string) *table {
+func newTable(limit int, retain time.Duration, live Living, cluster string) *table {
 	t := &table{limit: limit, retain: retain, live: live, cluster: cluster, series: map[string]*series{}}
 	t.init()
 	return t
@@ -143,7 +144,7 @@ func (t *table) addLocked(k *key) *entry {
 		s = newSeries(k, name, labels)
 		t.series[name] = s
 	}
-	s.source, s.dest = k.source, k.dest
+	s.source, s.dest, s.service = k.source, k.dest, k.service
 	s.entries++
 	e := &entry{series: s}
 	t.entries[*k] = e
@@ -189,41 +190,31 @@ func nameOf(k kind, labels []*dto.LabelPair) string {
 }
 
 // sweep removes the entries that were idle for as long as series are retained,
-// and the series that thereby have none left, unless their workloads live.
+// and the series that thereby have none left, unless what they are about lives.
 // Entries go whatever lives: one of a workload's former version is never used
 // again, and one that is makes itself anew.
 func (t *table) sweep(now time.Time) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	removed := false
-	for k, e := range t.entries {
-		switch fresh, spent := e.sweep(now, t.retain); {
-		case fresh:
-			e.series.used = now
-		case spent:
-			delete(t.entries, k)
-			e.series.entries--
-			removed = true
-		}
-	}
+	t.sweepLocked(now, t.retain,
+		func(e *entry) { e.series.used = now },
+		func(e *entry) { e.series.entries-- })
 	for name, s := range t.series {
 		if s.entries == 0 && s.open.Load() == 0 && now.Sub(s.used) >= t.retain && !t.lives(s) {
 			delete(t.series, name)
 		}
 	}
-	if removed {
-		t.publishLocked()
-	}
 }
 
-// lives reports whether both workloads of s are in the mesh. If one of them is
-// gone nothing will count in s again. A series without workloads does not live.
+// lives reports whether all that s is about is in the mesh: both workloads and the
+// service. If one of them is gone nothing will count in s again. A series without
+// workloads does not live.
 func (t *table) lives(s *series) bool {
-	if t.live == nil || s.source == nil && s.dest == nil {
-		return false
-	}
-	return (s.source == nil || t.live(s.source)) && (s.dest == nil || t.live(s.dest))
+	l := &t.live
+	return (s.source != nil || s.dest != nil) && lives(l.Workload, s.source) && lives(l.Workload, s.dest) && lives(l.Service, s.service)
 }
+
+func lives[T any](is func(*T) bool, x *T) bool { return x == nil || is != nil && is(x) }
 
 // all returns every series.
 func (t *table) all() []*series {

@@ -24,8 +24,11 @@ func samples(tb testing.TB, t *Telemetry, name, part string) (n int) {
 
 func TestIdleSeriesExpireUnlessTheirWorkloadsLive(t *testing.T) {
 	const name = "istio_requests_total"
-	dead := map[*mesh.Workload]bool{}
-	r := newRig(t, Options{Retain: time.Hour, Live: func(w *mesh.Workload) bool { return !dead[w] }})
+	dead, deadServices := map[*mesh.Workload]bool{}, map[*mesh.Service]bool{}
+	r := newRig(t, Options{Retain: time.Hour, Live: Living{
+		Workload: func(w *mesh.Workload) bool { return !dead[w] },
+		Service:  func(s *mesh.Service) bool { return !deadServices[s] },
+	}})
 	now := noon
 	pass := func(d time.Duration) {
 		for end := now.Add(d); now.Before(end); {
@@ -58,6 +61,45 @@ func TestIdleSeriesExpireUnlessTheirWorkloadsLive(t *testing.T) {
 	r.HTTP(rec)
 	if got := value(t, r.Telemetry, name); got != "1" {
 		t.Errorf("counted %s after expiry, want 1", got)
+	}
+}
+
+// A node tunnel's series outlive neither their workloads nor their service, though
+// the others live: there is nothing that would count in them again.
+func TestTunnelSeriesExpireWithWhatTheyAreAbout(t *testing.T) {
+	for name, gone := range map[string]func(*TCP) any{
+		"client":      func(rec *TCP) any { return rec.Source },
+		"destination": func(rec *TCP) any { return rec.Dest },
+		"service":     func(rec *TCP) any { return rec.Service },
+		"nothing":     func(*TCP) any { return nil },
+	} {
+		t.Run(name, func(t *testing.T) {
+			var dead any
+			r := newRig(t, Options{Program: Ztunnel, Live: Living{
+				Workload: func(w *mesh.Workload) bool { return any(w) != dead },
+				Service:  func(s *mesh.Service) bool { return any(s) != dead },
+			}})
+			rec := connection(BySource)
+			r.Open(rec)
+			r.Close(rec)
+			dead = gone(rec)
+			now := noon
+			left := func() int {
+				now = now.Add(15 * time.Minute)
+				r.table.sweep(now)
+				return samples(t, r.Telemetry, "istio_tcp_connections_opened_total", "")
+			}
+			for range 4 {
+				if left() != 1 {
+					t.Fatal("gone within the hour")
+				}
+			}
+			if got, want := left(), 0; got != want && dead != nil {
+				t.Errorf("%d series after an hour and a quarter, want %d", got, want)
+			} else if dead == nil && got != 1 {
+				t.Error("gone, though all that it is about lives")
+			}
+		})
 	}
 }
 
@@ -154,7 +196,10 @@ func TestRecordsAreStringsOfTheCall(t *testing.T) {
 
 // Nothing is lost while series come, go and are scraped.
 func TestConcurrentRecords(t *testing.T) {
-	r := newRig(t, Options{Retain: time.Nanosecond, Live: func(*mesh.Workload) bool { return true }})
+	r := newRig(t, Options{Retain: time.Nanosecond, Live: Living{
+		Workload: func(*mesh.Workload) bool { return true },
+		Service:  func(*mesh.Service) bool { return true },
+	}})
 	const loops, each = 4, 2000
 	pods := make([]*mesh.Workload, 50)
 	for i := range pods {

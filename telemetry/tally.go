@@ -2,24 +2,15 @@ package telemetry
 
 import (
 	"strings"
-	"sync"
 	"sync/atomic"
-	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 )
 
 // A tally counts what policies decide, by policy and rule. Its labels come from
-// the configuration, so there are few: its entries are its series.
+// the configuration, so there are few.
 type tally struct {
-	// Immutable.
-	limit  int
-	retain time.Duration
-
-	index[mark, cell] // guarded by mu, but for its view
-
-	mu         sync.Mutex
-	overflowed atomic.Uint64 // counted without a name, for want of room
+	ledger[mark, cell, *cell]
 }
 
 // A mark is what a series of a tally counts: its labels as they come, so that one
@@ -32,7 +23,7 @@ type mark struct {
 }
 
 type cell struct {
-	usage
+	use
 	n atomic.Uint64
 }
 
@@ -55,90 +46,40 @@ var verdictFamilies = [...]*prometheus.Desc{
 		[]string{"policy_namespace", "policy", "replaces", "result"}, nil),
 }
 
-func newTally(limit int, retain time.Duration) *tally {
-	t := &tally{limit: limit, retain: retain}
-	t.init()
-	return t
-}
-
 // rehearse counts what was tried and not enforced. Of most records there is
 // nothing.
 func (t *tally) rehearse(d *Decision) {
 	if d.DryAllow.Result != "" {
-		t.add(mark{family: rehearsals, denied: d.Denied, policy: d.DryAllow.Policy, rule: d.DryAllow.Rule, kind: "ALLOW", result: d.DryAllow.Result})
+		t.count(mark{family: rehearsals, denied: d.Denied, policy: d.DryAllow.Policy, rule: d.DryAllow.Rule, kind: "ALLOW", result: d.DryAllow.Result})
 	}
 	if d.DryDeny.Result != "" {
-		t.add(mark{family: rehearsals, denied: d.Denied, policy: d.DryDeny.Policy, rule: d.DryDeny.Rule, kind: "DENY", result: d.DryDeny.Result})
+		t.count(mark{family: rehearsals, denied: d.Denied, policy: d.DryDeny.Policy, rule: d.DryDeny.Rule, kind: "DENY", result: d.DryDeny.Result})
 	}
 	for i := range d.Trials {
 		c := &d.Trials[i]
-		t.add(mark{family: trials, policy: c.Policy, rule: c.Replaces, result: c.result(d.Denied)})
+		t.count(mark{family: trials, policy: c.Policy, rule: c.Replaces, result: c.result(d.Denied)})
 	}
 }
 
 // enforce counts what was refused.
 func (t *tally) enforce(d *Decision) {
 	if d.Denied {
-		t.add(mark{family: denials, policy: d.Policy, rule: d.Rule, kind: string(d.Reason)})
+		t.count(mark{family: denials, policy: d.Policy, rule: d.Rule, kind: string(d.Reason)})
 	}
 }
 
-func (t *tally) add(m mark) {
-	if c := t.known(&m); c != nil && c.touch() {
-		c.n.Add(1)
-		return
-	}
-	t.miss(&m)
-}
+func (t *tally) count(m mark) { t.at(&m).n.Add(1) }
 
-func (t *tally) miss(m *mark) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	c := t.entries[*m]
-	if c == nil && len(t.entries) >= t.limit {
-		// There is always room for these: there are as many as results.
-		t.overflowed.Add(1)
-		m = &mark{m.family, m.denied, "overflow/overflow", "overflow", m.kind, m.result}
-		c = t.entries[*m]
-	}
-	if c == nil {
-		c = new(cell)
-		t.entries[m.clone()] = c
-	}
-	c.state.Store(used)
-	c.n.Add(1)
-	t.missedLocked()
-}
-
-// clone returns a copy of m that owns its strings.
-func (m *mark) clone() mark {
-	c := *m
-	for _, s := range [...]*string{&c.policy, &c.rule, &c.kind, &c.result} {
+func (m mark) clone() mark {
+	for _, s := range [...]*string{&m.policy, &m.rule, &m.kind, &m.result} {
 		*s = strings.Clone(*s)
 	}
-	return c
+	return m
 }
 
-// sweep removes what has not been counted in for as long as is retained.
-func (t *tally) sweep(now time.Time) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	removed := false
-	for m, c := range t.entries {
-		if _, spent := c.sweep(now, t.retain); spent {
-			delete(t.entries, m)
-			removed = true
-		}
-	}
-	if removed {
-		t.publishLocked()
-	}
-}
-
-func (t *tally) len() int {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return len(t.entries)
+// overflow has no names: there are as many as results.
+func (m mark) overflow() mark {
+	return mark{m.family, m.denied, "overflow/overflow", "overflow", m.kind, m.result}
 }
 
 // Describe implements [prometheus.Collector].

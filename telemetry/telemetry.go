@@ -25,6 +25,17 @@ const (
 	Ztunnel  Program = "ztunnel"
 )
 
+// A Living knows what is in the mesh. It is asked about idle series only, from a
+// goroutine of Telemetry's. A nil function knows of nothing.
+type Living struct {
+	// Workload reports whether w is, or another that yields the same labels: of
+	// the same owner, say.
+	Workload func(w *mesh.Workload) bool
+
+	// Service reports whether s is, or a later version of it.
+	Service func(s *mesh.Service) bool
+}
+
 // Options configure a Telemetry. The zero Options count, and log nothing.
 type Options struct {
 	Program Program // "" is Waypoint
@@ -43,11 +54,10 @@ type Options struct {
 	// hour.
 	Retain time.Duration
 
-	// Live reports whether w, or another workload that yields the same labels
-	// as it (of the same owner, say), is in the mesh: then series about it are
-	// kept, however idle. It is called about idle series only, from a goroutine
-	// of Telemetry's. Nil reports that none is.
-	Live func(w *mesh.Workload) bool
+	// Live says what is in the mesh: series about that are kept, however idle.
+	// Those about what is gone disappear once they have been idle for Retain and
+	// up to a quarter of it.
+	Live Living
 
 	// AccessLog takes a waypoint's line for each exchange and opaque tunnel. Nil
 	// is none.
@@ -120,13 +130,15 @@ func New(o Options) (*Telemetry, error) {
 	t := &Telemetry{
 		registry:  prometheus.NewRegistry(),
 		table:     newTable(o.MaxSeries, o.Retain, o.Live, o.ClusterID),
-		tally:     newTally(max(o.MaxSeries/10, 1), o.Retain),
-		questions: newQuestions(max(o.MaxSeries/10, 1), o.Retain),
+		tally:     new(tally),
+		questions: new(questions),
 		now:       o.now,
 		writer:    o.AccessLog,
 		tracer:    o.trace,
 		swept:     make(chan struct{}),
 	}
+	t.tally.open(max(o.MaxSeries/10, 1), o.Retain)
+	t.questions.open(max(o.MaxSeries/10, 1), o.Retain)
 	var err error
 	if t.access, err = newAccessLog(&o); err != nil {
 		return nil, err

@@ -5,9 +5,10 @@ import (
 
 	"github.com/waystone-mesh/waystone/internal/config"
 	"github.com/waystone-mesh/waystone/internal/mesh"
+	"github.com/waystone-mesh/waystone/telemetry"
 )
 
-// A living answers whether a workload's metrics are still of interest: whether
+// A living answers whether metrics are still of interest: of a workload, whether
 // there is any that they would be counted under the same labels for.
 type living struct {
 	snapshot func() *config.Snapshot
@@ -24,9 +25,13 @@ func labelsOf(w *mesh.Workload) labels {
 	return labels{w.ClusterID, w.Namespace, w.OwnerName, w.ServiceAccount, w.CanonicalName, w.CanonicalRevision}
 }
 
-// has is telemetry's Options.Live. The labels of a snapshot are gathered once,
-// when there is the first question about it.
-func (l *living) has(w *mesh.Workload) bool {
+func (l *living) telemetry() telemetry.Living {
+	return telemetry.Living{Workload: l.workload, Service: l.service}
+}
+
+// workload gathers the labels of a snapshot once, when there is the first question
+// about it.
+func (l *living) workload(w *mesh.Workload) bool {
 	snap := l.snapshot()
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -37,4 +42,9 @@ func (l *living) has(w *mesh.Workload) bool {
 		}
 	}
 	return l.labels[labelsOf(w)]
+}
+
+// service asks by name: it may be another version by now.
+func (l *living) service(s *mesh.Service) bool {
+	return l.snapshot().Service(mesh.Hostname{Namespace: s.Namespace, Host: s.Hostname}) != nil
 }

@@ -20,19 +20,42 @@ func TestSeriesLiveAsLongAsAnyWorkloadOfTheirLabels(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if l.has(first) {
+	if l.workload(first) {
 		t.Error("there is no workload yet")
 	}
 	apply(config.Update{Value: pod("web-2", "web")})
-	if !l.has(first) {
+	if !l.workload(first) {
 		t.Error("another pod of the same owner is there")
 	}
-	if l.has(pod("db-1", "db")) {
+	if l.workload(pod("db-1", "db")) {
 		t.Error("there is no such owner")
 	}
 	apply(config.Update{Key: mesh.Key{Kind: "Workload", Name: "web-2"}})
-	if l.has(first) {
+	if l.workload(first) {
 		t.Error("the last pod is gone")
+	}
+}
+
+func TestSeriesLiveAsLongAsTheirService(t *testing.T) {
+	store := config.NewStore(config.Options{})
+	l := &living{snapshot: store.Snapshot}
+	apply := func(u config.Update) {
+		if err := store.Apply([]config.Update{u}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s := mesh.Service{Name: "web", Namespace: "default", Hostname: "web.default.svc.cluster.local"}
+	first := s
+	if l.service(&first) {
+		t.Error("there is no service yet")
+	}
+	apply(config.Update{Value: &s})
+	if !l.service(&first) {
+		t.Error("another version of it is there")
+	}
+	apply(config.Update{Key: s.Key()})
+	if l.service(&first) {
+		t.Error("it is gone")
 	}
 }
 

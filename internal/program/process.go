@@ -93,7 +93,7 @@ func (p *Process) Report(t telemetry.Options) error {
 		return err
 	}
 	live := &living{snapshot: p.Snapshot}
-	t.Version, t.ClusterID, t.Live, t.Log = dump.Build().Version, o.ClusterID, live.has, p.Log
+	t.Version, t.ClusterID, t.Live, t.Log = dump.Build().Version, o.ClusterID, live.telemetry(), p.Log
 	t.Trace.Endpoint, t.Trace.TLS, t.Trace.Percent = o.Collector.Address, o.Collector.TLS, o.Sampling
 	if o.Sampling == 0 {
 		t.Trace.Percent = -1
