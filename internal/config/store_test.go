@@ -383,22 +383,3 @@ func TestWhatIsCompiledIsSharedAndForgotten(t *testing.T) {
 		t.Errorf("%d sets and %d tables are remembered, want 1 and 1", n, m)
 	}
 }
-
-func TestStagedPartsArePublishedByApply(t *testing.T) {
-	s := NewStore(Options{})
-	if err := s.Stage(updates(pod("default/a", "10.0.0.1"))); err != nil {
-		t.Fatal(err)
-	}
-	if err := s.Stage([]Update{{Value: &mesh.Workload{}}}); err == nil {
-		t.Error("a workload without a UID was staged")
-	}
-	if lookup(t, s, "default", "10.0.0.1:80") != nil {
-		t.Error("a part was published")
-	}
-	if err := s.Apply(nil); err != nil {
-		t.Fatal(err)
-	}
-	if lookup(t, s, "default", "10.0.0.1:80") == nil {
-		t.Error("what had been staged was not published")
-	}
-}

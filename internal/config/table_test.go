@@ -4,6 +4,8 @@ import (
 	"maps"
 	"math/rand/v2"
 	"testing"
+
+	"github.com/waystone-mesh/waystone/internal/mesh"
 )
 
 // A numbered is found by its number.
@@ -103,5 +105,24 @@ func TestTableOfNothing(t *testing.T) {
 	e.remove(1)
 	if d := e.done(); d.shards != nil || d.n != 0 {
 		t.Error("removing nothing from nothing made something")
+	}
+}
+
+func TestStagedPartsArePublishedByApply(t *testing.T) {
+	s := NewStore(Options{})
+	if err := s.Stage(updates(pod("default/a", "10.0.0.1"))); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Stage([]Update{{Value: new(mesh.Workload)}}); err == nil {
+		t.Error("a workload without a UID was staged")
+	}
+	if lookup(t, s, "default", "10.0.0.1:80") != nil {
+		t.Error("a part was published")
+	}
+	if err := s.Apply(nil); err != nil {
+		t.Fatal(err)
+	}
+	if lookup(t, s, "default", "10.0.0.1:80") == nil {
+		t.Error("what had been staged was not published")
 	}
 }

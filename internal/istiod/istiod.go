@@ -19,7 +19,9 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/experimental"
 	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/mem"
 )
 
 // Istio's own clients use these numbers too.
@@ -137,6 +139,10 @@ func (o *Options) Connect() (*grpc.ClientConn, error) {
 		grpc.WithContextDialer(dial),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: pingEvery, Timeout: pingTimeout}),
 		grpc.WithDisableServiceConfig(), // it is asked for in DNS
+
+		// A pool would keep what the first message took, which may be 80 MB; those
+		// that follow are few and short.
+		experimental.WithBufferPool(mem.NopBufferPool{}),
 		grpc.WithNoProxy(),
 	)
 }

@@ -1,6 +1,7 @@
 package xds
 
 import (
+	"bytes"
 	"slices"
 	"testing"
 
@@ -10,6 +11,17 @@ import (
 	"google.golang.org/protobuf/types/known/anypb"
 )
 
+// whole returns what a response says, as protobuf has it. It uses r up.
+func (r *response) whole() *discoveryv3.DeltaDiscoveryResponse {
+	out := &discoveryv3.DeltaDiscoveryResponse{TypeUrl: r.typeURL, Nonce: r.nonce, RemovedResources: r.removed}
+	r.each(func(w *wireResource) {
+		out.Resources = append(out.Resources, &discoveryv3.Resource{
+			Name: w.name, Version: string(w.version), Aliases: w.aliases, Resource: &anypb.Any{Value: bytes.Clone(w.value)},
+		})
+	})
+	return out
+}
+
 // sameResponse compares what is of use.
 func sameResponse(a, b *discoveryv3.DeltaDiscoveryResponse) bool {
 	return a.TypeUrl == b.TypeUrl && a.Nonce == b.Nonce && slices.Equal(a.RemovedResources, b.RemovedResources) &&
@@ -17,6 +29,25 @@ func sameResponse(a, b *discoveryv3.DeltaDiscoveryResponse) bool {
 			return x.Name == y.Name && x.Version == y.Version && slices.Equal(x.Aliases, y.Aliases) &&
 				string(x.GetResource().GetValue()) == string(y.GetResource().GetValue())
 		})
+}
+
+// A pieceBuffer is one piece of a message, and whether it was let go of.
+type pieceBuffer struct {
+	mem.SliceBuffer
+	refs *int
+}
+
+func (b pieceBuffer) Ref()  { *b.refs++ }
+func (b pieceBuffer) Free() { *b.refs-- }
+
+// cut returns a message in pieces of n bytes, and the sum of what is held of them.
+func cut(wire []byte, n int) (data mem.BufferSlice, refs *int) {
+	refs = new(int)
+	for piece := range slices.Chunk(wire, n) {
+		*refs++
+		data = append(data, pieceBuffer{piece, refs})
+	}
+	return data, refs
 }
 
 func aResponse() *discoveryv3.DeltaDiscoveryResponse {
@@ -37,9 +68,12 @@ func TestCodecReadsResponses(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer data.Free()
-	got := &discoveryv3.DeltaDiscoveryResponse{Nonce: "of another"}
-	if err := c.Unmarshal(data, got); err != nil || !sameResponse(got, want) {
-		t.Errorf("got %v, %v, want %v", got, err, want)
+	got := &response{nonce: "of another"}
+	if err := c.Unmarshal(data, got); err != nil || got.resources != 3 || got.size != data.Len() {
+		t.Errorf("got %+v, %v", got, err)
+	}
+	if got := got.whole(); !sameResponse(got, want) {
+		t.Errorf("got %v, want %v", got, want)
 	}
 	// What is not a response is gRPC's to read.
 	req := &discoveryv3.DeltaDiscoveryRequest{TypeUrl: "t"}
@@ -67,13 +101,31 @@ func FuzzResponse(f *testing.F) {
 	}
 	f.Add(wire)
 	f.Fuzz(func(t *testing.T, wire []byte) {
-		want, got := new(discoveryv3.DeltaDiscoveryResponse), new(discoveryv3.DeltaDiscoveryResponse)
-		err := readResponse(slices.Clone(wire), got)
-		if proto.Unmarshal(wire, want) != nil {
-			return // some of what is wrong there is in fields that are of no use here
-		}
-		if err != nil || !sameResponse(got, want) {
-			t.Fatalf("got %v, %v, want %v", got, err, want)
+		want := new(discoveryv3.DeltaDiscoveryResponse)
+		wrong := proto.Unmarshal(wire, want)
+		for _, size := range []int{1, 3, 1 << 20} {
+			data, refs := cut(slices.Clone(wire), size)
+			var r response
+			err := r.read(data)
+			data.Free()
+			if err != nil {
+				if *refs != 0 {
+					t.Fatalf("%d pieces were held on to", *refs)
+				}
+				if wrong == nil {
+					t.Fatalf("in pieces of %d: %v", size, err)
+				}
+				continue
+			}
+			resources := r.resources
+			got := r.whole()
+			if *refs != 0 || len(got.Resources) != resources {
+				t.Fatalf("%d pieces were held on to; %d resources, then %d", *refs, resources, len(got.Resources))
+			}
+			// Some of what is wrong there is in fields that are of no use here.
+			if wrong == nil && !sameResponse(got, want) {
+				t.Fatalf("in pieces of %d: got %v, want %v", size, got, want)
+			}
 		}
 	})
 }

@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"sync"
 
-	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
-
 	"github.com/waystone-mesh/waystone/internal/mesh"
 )
 
@@ -156,17 +154,15 @@ func (ds *demands) resumed() {
 	}
 }
 
-// answered tells those who wait for what is in a response.
-func (ds *demands) answered(r *discoveryv3.DeltaDiscoveryResponse) {
+// answered tells those who wait for what is in a response: names of what is
+// there, and of what is not.
+func (ds *demands) answered(names, removed []string) {
 	ds.mu.Lock()
 	defer ds.mu.Unlock()
-	for _, res := range r.Resources {
-		ds.answerLocked(res.Name, false)
-		for _, alias := range res.Aliases {
-			ds.answerLocked(alias, false)
-		}
+	for _, name := range names {
+		ds.answerLocked(name, false)
 	}
-	for _, name := range r.RemovedResources {
+	for _, name := range removed {
 		ds.answerLocked(name, true)
 	}
 }

@@ -8,8 +8,6 @@ import (
 	"slices"
 	"testing"
 
-	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
-
 	"github.com/waystone-mesh/waystone/internal/mesh"
 )
 
@@ -97,9 +95,7 @@ func TestDemandNeedsOnDemand(t *testing.T) {
 
 func TestDemandsAreBounded(t *testing.T) {
 	ds := newDemands()
-	answer := func(removed ...string) {
-		ds.answered(&discoveryv3.DeltaDiscoveryResponse{RemovedResources: removed})
-	}
+	answer := func(removed ...string) { ds.answered(nil, removed) }
 	name := func(i int) string { return fmt.Sprint("/", i) }
 	for i := range maxAbsent + 10 {
 		if _, err := ds.want(name(i)); err != nil {
@@ -132,7 +128,7 @@ func TestDemandsAreBounded(t *testing.T) {
 	if _, err := full.want("one more"); !errors.Is(err, errTooMany) {
 		t.Errorf("got %v", err)
 	}
-	full.answered(&discoveryv3.DeltaDiscoveryResponse{RemovedResources: []string{name(5)}})
+	full.answered(nil, []string{name(5)})
 	if _, err := full.want("one more"); err != nil {
 		t.Errorf("got %v, although there is room for one", err)
 	}

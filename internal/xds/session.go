@@ -12,7 +12,6 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	grpcstatus "google.golang.org/grpc/status"
-	"google.golang.org/protobuf/proto"
 
 	"github.com/waystone-mesh/waystone/internal/config"
 )
@@ -51,7 +50,7 @@ func (s *Source) session(ctx context.Context, store *config.Store) (Ending, erro
 			if r.err != nil {
 				return ending(r.err)
 			}
-			if err := s.take(st, store, r.response); err != nil && !errors.Is(err, io.EOF) {
+			if err := s.take(st, store, &r.response); err != nil && !errors.Is(err, io.EOF) {
 				return Error, err
 			}
 		case <-s.demands.wake:
@@ -66,7 +65,7 @@ func (s *Source) session(ctx context.Context, store *config.Store) (Ending, erro
 
 // A received is what the stream gave: a response, or its end.
 type received struct {
-	response *discoveryv3.DeltaDiscoveryResponse
+	response response
 	err      error
 }
 
@@ -74,13 +73,14 @@ type received struct {
 // ctx lasts.
 func receive(ctx context.Context, st stream, in chan<- received) {
 	for {
-		response, err := st.Recv()
+		var r received
+		r.err = st.RecvMsg(&r.response)
 		select {
-		case in <- received{response, err}:
+		case in <- r:
 		case <-ctx.Done():
 			return
 		}
-		if err != nil {
+		if r.err != nil {
 			return
 		}
 	}
@@ -140,20 +140,19 @@ func (s *Source) sendDemands(st stream) error {
 }
 
 // take applies a response and answers it.
-func (s *Source) take(st stream, store *config.Store, r *discoveryv3.DeltaDiscoveryResponse) error {
-	i := s.index(r.TypeUrl)
+func (s *Source) take(st stream, store *config.Store, r *response) error {
+	i := s.index(r.typeURL)
 	if i < 0 {
-		s.o.Log.Warn("xds: a response of a type that was not asked for", "type", r.TypeUrl)
-		return st.Send(&discoveryv3.DeltaDiscoveryRequest{TypeUrl: r.TypeUrl, ResponseNonce: r.Nonce})
+		s.o.Log.Warn("xds: a response of a type that was not asked for", "type", r.typeURL)
+		return st.Send(&discoveryv3.DeltaDiscoveryRequest{TypeUrl: r.typeURL, ResponseNonce: r.nonce})
 	}
 	sub, count := s.types[i], &s.counts.of[i]
-	size, resources, removed, nonce := proto.Size(r), len(r.Resources), len(r.RemovedResources), r.Nonce
 	count.messages.Add(1)
-	count.bytes.Add(uint64(size))
-	refused := sub.apply(store, r)
-	count.known.Store(uint64(len(sub.known)))
+	count.bytes.Add(uint64(r.size))
+	refused, names := sub.apply(store, r)
+	count.known.Store(uint64(sub.known.len()))
 	if sub.demanded {
-		s.demands.answered(r)
+		s.demands.answered(names, r.removed)
 		if sub.fresh {
 			s.demands.resumed()
 		}
@@ -163,11 +162,11 @@ func (s *Source) take(st stream, store *config.Store, r *discoveryv3.DeltaDiscov
 		s.o.Log.Info("xds: connected", "address", s.o.Istiod.Address)
 		s.said = ""
 	}
-	s.o.Log.Debug("xds: received", "type", sub.url, "resources", resources, "removed", removed, "bytes", size)
+	s.o.Log.Debug("xds: received", "type", sub.url, "resources", r.resources, "removed", len(r.removed), "bytes", r.size)
 	if sub.synced = true; s.synced() {
 		store.Synced()
 	}
-	answer := &discoveryv3.DeltaDiscoveryRequest{TypeUrl: sub.url, ResponseNonce: nonce}
+	answer := &discoveryv3.DeltaDiscoveryRequest{TypeUrl: sub.url, ResponseNonce: r.nonce}
 	if len(refused) > 0 {
 		count.nacks.Add(1)
 		answer.ErrorDetail = &status.Status{Code: int32(codes.InvalidArgument), Message: join(refused)}

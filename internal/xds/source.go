@@ -83,8 +83,8 @@ func New(o Options) (*Source, error) {
 	}
 	s := &Source{o: o, demands: newDemands()}
 	s.types = [2]*subscription{
-		{url: AddressType, known: map[string]known{}, convert: s.convert.address, demanded: o.OnDemand},
-		{url: AuthorizationType, known: map[string]known{}, convert: s.convert.authorization},
+		{url: AddressType, convert: s.convert.address, demanded: o.OnDemand},
+		{url: AuthorizationType, convert: s.convert.authorization},
 	}
 	return s, nil
 }

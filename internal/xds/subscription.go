@@ -2,9 +2,8 @@ package xds
 
 import (
 	"fmt"
+	"runtime/debug"
 	"strings"
-
-	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 
 	"github.com/waystone-mesh/waystone/authz"
 	"github.com/waystone-mesh/waystone/internal/config"
@@ -17,17 +16,9 @@ type subscription struct {
 	convert  func(name string, wire []byte) config.Update
 	demanded bool // only what is asked for
 
-	known  map[string]known
+	known  known
 	synced bool // there has been a response
 	fresh  bool // not yet on this stream
-}
-
-// A known is a resource that istiod has sent and not taken back, by name.
-type known struct {
-	// version is what to tell istiod that we have. It is "", which is no version,
-	// of one that was refused: it is then sent again, and so is its removal.
-	version string
-	kind    kind
 }
 
 // A kind says which key of the Store a name stands for.
@@ -70,55 +61,89 @@ func kindOf(k mesh.Key) kind {
 
 // versions returns what istiod is told that we have.
 func (sub *subscription) versions() map[string]string {
-	if len(sub.known) == 0 {
+	if sub.known.len() == 0 {
 		return nil
 	}
-	out := make(map[string]string, len(sub.known))
-	for name, k := range sub.known {
-		out[name] = k.version
+	out := make(map[string]string, sub.known.len())
+	for name, version := range sub.known.all() {
+		out[name] = version
 	}
 	return out
 }
 
-// apply gives a response to the store, and returns what was refused of it. It
-// takes r apart: what has been converted can be collected.
-func (sub *subscription) apply(store *config.Store, r *discoveryv3.DeltaDiscoveryResponse) (refused []refusal) {
+const (
+	// staged is how many resources are staged together: a response may have
+	// 200,000, and what there is between the wire and the store is then there for
+	// few of them at a time.
+	staged = 4096
+
+	// large is a response that is worth the trouble of collecting garbage more
+	// often while it is applied: 4 MiB are some ten thousand workloads. What has been
+	// read of it is garbage, and so is what the converter leaves behind, of each
+	// workload more than what is kept. largeGOGC is the GOGC in force meanwhile.
+	large     = 4 << 20
+	largeGOGC = 20
+)
+
+// apply gives a response to the store, and returns what was refused of it. What
+// has been converted of r can be collected. With demanded, the names that the
+// resources are asked for by are returned.
+func (sub *subscription) apply(store *config.Store, r *response) (refused []refusal, names []string) {
+	if r.size >= large {
+		defer collectMore()()
+	}
 	root := store.Options().RootNamespace
-	updates := make([]config.Update, 0, len(r.Resources)+len(r.RemovedResources))
-	for i, res := range r.Resources {
-		name := res.GetName()
-		u := sub.convert(name, res.GetResource().GetValue())
-		if r.Resources[i] = nil; sub.demanded {
-			r.Resources[i] = &discoveryv3.Resource{Name: name, Aliases: res.GetAliases()} // who waits for it is told by name
+	updates := make([]config.Update, 0, min(staged, 2*r.resources+len(r.removed)))
+	flush := func(apply func([]config.Update) error) {
+		if err := apply(updates); err != nil {
+			refused = append(refused, sub.rejected(store, updates)...)
+		}
+		clear(updates)
+		updates = updates[:0]
+	}
+	r.each(func(res *wireResource) {
+		if len(updates) > staged-2 {
+			flush(store.Stage)
+		}
+		u := sub.convert(res.name, res.value)
+		if sub.demanded {
+			names = append(append(names, res.name), res.aliases...)
 		}
 		k := kindOf(u.Key)
-		if before, ok := sub.known[name]; ok && before.kind != k { // another thing has the name now
-			updates = append(updates, config.Update{Key: before.kind.key(name, root)})
+		if before, ok := sub.known.kind(res.name); ok && before != k { // another thing has the name now
+			updates = append(updates, config.Update{Key: before.key(res.name, root)})
 		}
-		sub.known[name] = known{res.GetVersion(), k}
+		sub.known.put(res.name, k, res.version)
 		updates = append(updates, u)
 		if u.Err != nil {
-			refused = append(refused, refusal{name, u.Err})
+			refused = append(refused, refusal{res.name, u.Err})
 		}
-	}
-	for _, name := range r.RemovedResources {
-		k, ok := sub.known[name]
+	})
+	for _, name := range r.removed {
+		k, ok := sub.known.kind(name)
 		if !ok {
 			continue // asked for, and not there
 		}
-		delete(sub.known, name)
-		updates = append(updates, config.Update{Key: k.kind.key(name, root)})
+		sub.known.remove(name)
+		updates = append(updates, config.Update{Key: k.key(name, root)})
 	}
-	if err := store.Apply(updates); err != nil {
-		refused = append(refused, sub.rejected(store, updates)...)
-	}
+	flush(store.Apply)
 	for _, f := range refused {
-		if k, ok := sub.known[f.name]; ok {
-			k.version = ""
-			sub.known[f.name] = k
+		if k, ok := sub.known.kind(f.name); ok {
+			sub.known.put(f.name, k, nil)
 		}
 	}
-	return refused
+	return refused, names
+}
+
+// collectMore has garbage collected more often until end is called.
+func collectMore() (end func()) {
+	before := debug.SetGCPercent(largeGOGC)
+	if before < largeGOGC { // or it is off
+		debug.SetGCPercent(before)
+		return func() {}
+	}
+	return func() { debug.SetGCPercent(before) }
 }
 
 // rejected returns those of updates that passed here and that the store does not
