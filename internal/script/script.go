@@ -53,6 +53,10 @@ func (b *Block) Lines() []string {
 	return strings.Split(strings.TrimSuffix(b.Input, "\n"), "\n")
 }
 
+// Want returns the result that the script has, for commands that wait for theirs to come
+// about.
+func (b *Block) Want() string { return b.want }
+
 // Fatalf ends the test of b's script: something is wrong in b itself.
 func (b *Block) Fatalf(format string, args ...any) {
 	b.t.Helper()
