@@ -149,6 +149,11 @@ func (x *dial) done(sock *loop.Socket, peer identity.ID, err error) {
 		w.dial = nil
 	}
 	defer p.settle(d)
+	if err == nil {
+		if err = distrusted(p.o.Identity, sock); err != nil {
+			p.o.Events.HandshakeFailed(d.key.Addr, err)
+		}
+	}
 	if err == nil && (len(waiters) == 0 || p.ended != nil) { // nobody is to use it any more
 		err = ErrClosed
 		sock.Abort(err)

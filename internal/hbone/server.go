@@ -222,17 +222,26 @@ func (srv *Server) handshake(nc net.Conn, onPort *atomic.Int64) {
 		}
 	}
 	if err != nil {
-		srv.o.Events.HandshakeFailed(remote, fmt.Errorf("hbone: handshake with %v: %w", remote, err))
-		onPort.Add(-1)
-		srv.closed()
+		srv.failed(remote, onPort, err)
 		return
 	}
 	on := srv.loops[srv.o.Loops.Pick()]
 	on.loop.Do(func() { srv.adopt(on, sock, peer, onPort) })
 }
 
+// failed counts a connection out that came to nothing.
+func (srv *Server) failed(remote netip.AddrPort, onPort *atomic.Int64, err error) {
+	srv.o.Events.HandshakeFailed(remote, fmt.Errorf("hbone: handshake with %v: %w", remote, err))
+	onPort.Add(-1)
+	srv.closed()
+}
+
 // adopt begins to serve a connection, on its loop.
 func (srv *Server) adopt(on *serverLoop, sock *loop.Socket, peer identity.ID, onPort *atomic.Int64) {
+	if err := distrusted(srv.o.Identity, sock); err != nil {
+		srv.failed(sock.RemoteAddr(), onPort, err)
+		return
+	}
 	now := on.loop.Now()
 	c := &serverConn{
 		conn:  conn{loop: on.loop, sock: sock, peer: peer, lenient: srv.o.ResetIsEOF, began: now, idle: now},
