@@ -136,6 +136,7 @@ func (t *Telemetry) tunnelFamilies() []prometheus.Collector {
 		list = append(list, gaugeWith("istio_tcp_sockets_open", "Connections open.",
 			prometheus.Labels{"reporter": r.String()}, func() float64 { return float64(open.Load()) }))
 	}
+	list = append(list, t.revoked.families()...)
 	return append(list, t.questions,
 		gauge("workload_manager_active_proxy_count", "Workloads that are served.",
 			func() float64 { return float64(t.active.Load()) }),

@@ -109,6 +109,7 @@ type Telemetry struct {
 
 	sockets    [3]atomic.Int64 // open connections, by Reporter
 	handshakes atomic.Uint64   // failed
+	revoked    revocations
 
 	// ztunnel's count of the workloads it serves.
 	active, pending  atomic.Int64
