@@ -28,12 +28,12 @@ func TestTableIsAMapThatKeepsItsPast(t *testing.T) {
 	rnd := rand.New(rand.NewPCG(1, 2))
 	var c table[number, numbered]
 	want := map[number]*numbered{}
-	for round := range 600 {
+	for round := range 200 {
 		before, beforeWant := c, maps.Clone(want)
 		e := editTable(c)
 		for range rnd.IntN(400) {
 			k := number(rnd.IntN(20_000)) // some twenty a shard
-			if rnd.IntN(3) < 1+round/300 {
+			if rnd.IntN(3) < 1+round/100 {
 				e.remove(k)
 				delete(want, k)
 			} else {
@@ -52,7 +52,7 @@ func TestTableIsAMapThatKeepsItsPast(t *testing.T) {
 		if got := contents(before); !maps.Equal(got, beforeWant) || before.n != len(beforeWant) {
 			t.Fatalf("the predecessor changed: %d entries, want %d", len(got), len(beforeWant))
 		}
-		if round%50 == 0 {
+		if round%40 == 0 {
 			for k := range number(20_000) {
 				if c.get(k) != want[k] {
 					t.Fatalf("%d: got %v, want %v", k, c.get(k), want[k])

@@ -1,16 +1,15 @@
 package xds
 
 import (
-	"errors"
 	"fmt"
 	"net/netip"
 	"strings"
+	"unicode/utf8"
 
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/wrapperspb"
 
-	"github.com/waystone-mesh/waystone/authz"
 	"github.com/waystone-mesh/waystone/internal/config"
-	"github.com/waystone-mesh/waystone/internal/identity"
 	"github.com/waystone-mesh/waystone/internal/mesh"
 	"github.com/waystone-mesh/waystone/internal/xds/workloadapi"
 )
@@ -18,8 +17,9 @@ import (
 // A converter turns what is on the wire into resources. It is used by one
 // goroutine.
 type converter struct {
-	root   string // the root namespace
-	shared shared
+	root     string // the root namespace
+	shared   shared
+	workload wireWorkload // to be used again
 }
 
 // address converts an istio.workload.Address. The update always has a key.
@@ -28,76 +28,74 @@ func (c *converter) address(name string, wire []byte) config.Update {
 	if strings.Count(name, "/") == 1 {
 		u.Key = aService.key(name, "")
 	}
-	var a workloadapi.Address
-	if err := proto.Unmarshal(wire, &a); err != nil {
+	asWorkload, asService, err := readAddress(wire)
+	switch {
+	case err != nil:
 		u.Err = err
-		return u
-	}
-	switch t := a.Type.(type) {
-	case *workloadapi.Address_Workload:
+	case asWorkload != nil:
 		u.Key = aWorkload.key(name, "")
-		if w, err := c.workload(name, t.Workload); err != nil {
+		if w, err := c.readWorkload(name, asWorkload); err != nil {
 			u.Err = err
 		} else {
 			u.Value = w
 		}
-	case *workloadapi.Address_Service:
+	default:
 		u.Key = aService.key(name, "")
-		if s, err := c.service(name, t.Service); err != nil {
+		if s, err := c.readService(name, asService); err != nil {
 			u.Err = err
 		} else {
 			u.Value = s
 		}
-	default:
-		u.Err = errors.New("is neither a workload nor a service")
 	}
 	return u
 }
 
-// workload converts a workload. Its error names a field of w.
-func (c *converter) workload(name string, w *workloadapi.Workload) (*mesh.Workload, error) {
-	if w.Uid == "" || w.Uid != name {
-		return nil, fmt.Errorf("uid: %q is not the name of the resource", w.Uid)
+// readWorkload converts a workload. Its error names a field.
+func (c *converter) readWorkload(name string, wire []byte) (*mesh.Workload, error) {
+	w, s := &c.workload, &c.shared
+	if err := w.read(wire); err != nil {
+		return nil, err
 	}
-	s := &c.shared
+	if len(w.uid) == 0 || string(w.uid) != name {
+		return nil, fmt.Errorf("uid: %q is not the name of the resource", w.uid)
+	}
+	if !utf8.Valid(w.uid) || !utf8.Valid(w.name) {
+		return nil, errUTF8
+	}
+	s.notText = false
 	out := &mesh.Workload{
 		UID:               name,
-		Name:              within(name, w.Name),
-		Namespace:         s.text(w.Namespace),
-		ServiceAccount:    s.or(w.ServiceAccount, "default"),
-		TrustDomain:       s.or(w.TrustDomain, "cluster.local"),
-		ClusterID:         s.or(w.ClusterId, "Kubernetes"),
-		Network:           s.text(w.Network),
-		Node:              s.text(w.Node),
-		Hostname:          s.text(w.Hostname),
-		CanonicalName:     s.text(w.CanonicalName),
-		CanonicalRevision: s.text(w.CanonicalRevision),
-		OwnerKind:         ownerKind(w.WorkloadType),
-		OwnerName:         s.text(w.WorkloadName),
-		NativeTunnel:      w.NativeTunnel,
-		Locality:          mesh.Locality{Region: s.text(w.Locality.GetRegion()), Zone: s.text(w.Locality.GetZone()), Subzone: s.text(w.Locality.GetSubzone())},
-		Capacity:          w.Capacity.GetValue(),
+		Name:              within(name, w.name),
+		Namespace:         s.bytes(w.namespace),
+		ServiceAccount:    s.or(w.serviceAccount, "default"),
+		TrustDomain:       s.or(w.trustDomain, "cluster.local"),
+		ClusterID:         s.or(w.clusterID, "Kubernetes"),
+		Network:           s.bytes(w.network),
+		Node:              s.bytes(w.node),
+		Hostname:          s.bytes(w.hostname),
+		CanonicalName:     s.bytes(w.canonicalName),
+		CanonicalRevision: s.bytes(w.canonicalRevision),
+		OwnerKind:         ownerKind(w.kind),
+		OwnerName:         s.bytes(w.workloadName),
+		NativeTunnel:      w.nativeTunnel,
+	}
+	if s.notText {
+		return nil, errUTF8
 	}
 	var err error
-	if out.Addresses, err = addresses(w.Addresses); err != nil {
+	if out.Addresses, err = addresses(w.addresses); err != nil {
 		return nil, err
 	}
 	if err := modes(w, out); err != nil {
 		return nil, err
 	}
-	if out.Waypoint, err = c.gateway("waypoint", w.Waypoint); err != nil {
+	if err := c.messages(w, out); err != nil {
 		return nil, err
 	}
-	if out.Gateway, err = c.gateway("network_gateway", w.NetworkGateway); err != nil {
+	if out.Services, err = s.memberships(w.services); err != nil {
 		return nil, err
 	}
-	if out.AppTunnel, err = appTunnel(w.ApplicationTunnel); err != nil {
-		return nil, err
-	}
-	if out.Services, err = s.memberships(w.Services); err != nil {
-		return nil, err
-	}
-	if out.Policies, err = s.policyKeys(w.AuthorizationPolicies); err != nil {
+	if out.Policies, err = s.policyKeys(w.policies); err != nil {
 		return nil, err
 	}
 	if out.Tunnel == mesh.HBONE && !s.isIdentity(out.Identity()) {
@@ -108,11 +106,41 @@ func (c *converter) workload(name string, w *workloadapi.Workload) (*mesh.Worklo
 
 // within returns part, as a part of whole if it is the end of it: a pod's name
 // is the end of its UID.
-func within(whole, part string) string {
-	if strings.HasSuffix(whole, part) {
-		return whole[len(whole)-len(part):]
+func within(whole string, part []byte) string {
+	if at := len(whole) - len(part); at >= 0 && whole[at:] == string(part) {
+		return whole[at:]
 	}
-	return part
+	return string(part)
+}
+
+// messages converts those fields that are messages.
+func (c *converter) messages(w *wireWorkload, out *mesh.Workload) (err error) {
+	if out.Waypoint, err = c.readGateway("waypoint", w.waypoint); err != nil {
+		return err
+	}
+	if out.Gateway, err = c.readGateway("network_gateway", w.gateway); err != nil {
+		return err
+	}
+	if out.Locality, err = c.shared.locality(w.locality); err != nil {
+		return err
+	}
+	if w.appTunnel != nil {
+		var t workloadapi.ApplicationTunnel
+		if err := proto.Unmarshal(w.appTunnel, &t); err != nil {
+			return err
+		}
+		if out.AppTunnel, err = appTunnel(&t); err != nil {
+			return err
+		}
+	}
+	if w.capacity != nil {
+		var n wrapperspb.UInt32Value
+		if err := proto.Unmarshal(w.capacity, &n); err != nil {
+			return err
+		}
+		out.Capacity = n.Value
+	}
+	return nil
 }
 
 // ownerKind returns the kind as baggage names it. One that is not known is a
@@ -131,27 +159,27 @@ func ownerKind(t workloadapi.WorkloadType) string {
 
 // modes converts the fields that choose between ways of treating a workload: one
 // that is not known would be treated in a wrong way.
-func modes(w *workloadapi.Workload, out *mesh.Workload) error {
-	switch w.TunnelProtocol {
+func modes(w *wireWorkload, out *mesh.Workload) error {
+	switch w.tunnel {
 	case workloadapi.TunnelProtocol_NONE:
 	case workloadapi.TunnelProtocol_HBONE:
 		out.Tunnel = mesh.HBONE
 	default:
-		return fmt.Errorf("tunnel_protocol: %v is not supported", w.TunnelProtocol)
+		return fmt.Errorf("tunnel_protocol: %v is not supported", w.tunnel)
 	}
-	switch w.Status {
+	switch w.status {
 	case workloadapi.WorkloadStatus_HEALTHY:
 	case workloadapi.WorkloadStatus_UNHEALTHY:
 		out.Unhealthy = true
 	default:
-		return fmt.Errorf("status: %v is not known", w.Status)
+		return fmt.Errorf("status: %v is not known", w.status)
 	}
-	switch w.NetworkMode {
+	switch w.networkMode {
 	case workloadapi.NetworkMode_STANDARD:
 	case workloadapi.NetworkMode_HOST_NETWORK:
 		out.HostNetwork = true
 	default:
-		return fmt.Errorf("network_mode: %v is not known", w.NetworkMode)
+		return fmt.Errorf("network_mode: %v is not known", w.networkMode)
 	}
 	return nil
 }
@@ -187,9 +215,6 @@ func port(field string, p uint32) (uint16, error) {
 }
 
 func appTunnel(t *workloadapi.ApplicationTunnel) (*mesh.AppTunnel, error) {
-	if t == nil {
-		return nil, nil
-	}
 	if t.Protocol != workloadapi.ApplicationTunnel_NONE && t.Protocol != workloadapi.ApplicationTunnel_PROXY {
 		return nil, fmt.Errorf("application_tunnel.protocol: %v is not known", t.Protocol)
 	}
@@ -198,6 +223,25 @@ func appTunnel(t *workloadapi.ApplicationTunnel) (*mesh.AppTunnel, error) {
 		return nil, err
 	}
 	return &mesh.AppTunnel{Proxy: t.Protocol == workloadapi.ApplicationTunnel_PROXY, Port: p}, nil
+}
+
+// readGateway is gateway of what is on the wire; nil: there is none.
+func (c *converter) readGateway(field string, wire []byte) (*mesh.GatewayAddress, error) {
+	if wire == nil {
+		return nil, nil
+	}
+	if known := c.shared.wireGateways[string(wire)]; known != nil {
+		return known, nil
+	}
+	var g workloadapi.GatewayAddress
+	if err := proto.Unmarshal(wire, &g); err != nil {
+		return nil, err
+	}
+	out, err := c.gateway(field, &g)
+	if err == nil {
+		keep(&c.shared.wireGateways, string(wire), out)
+	}
+	return out, err
 }
 
 // gateway converts the address of a waypoint or a network gateway.
@@ -226,73 +270,4 @@ func (c *converter) gateway(field string, g *workloadapi.GatewayAddress) (*mesh.
 		return nil, fmt.Errorf("%s: has neither a hostname nor an address", field)
 	}
 	return c.shared.gateway(out), nil
-}
-
-// memberships converts what services a workload is of, and where it listens for
-// each. Workloads of the same services share the map.
-func (s *shared) memberships(in map[string]*workloadapi.PortList) (map[mesh.Hostname]mesh.Membership, error) {
-	if len(in) == 0 {
-		return nil, nil
-	}
-	key := s.membershipKey(in)
-	if m, ok := s.members[string(key)]; ok {
-		return m, nil
-	}
-	out := make(map[mesh.Hostname]mesh.Membership, len(in))
-	for name, list := range in {
-		ns, host, ok := strings.Cut(name, "/")
-		if !ok || ns == "" || host == "" {
-			return nil, fmt.Errorf("services[%q]: is not of the form namespace/hostname", name)
-		}
-		var m mesh.Membership
-		for _, p := range list.GetPorts() {
-			from, err := port("services["+name+"].service_port", p.GetServicePort())
-			if err != nil {
-				return nil, err
-			}
-			to, err := port("services["+name+"].target_port", p.GetTargetPort())
-			if err != nil {
-				return nil, err
-			}
-			if m.Ports == nil {
-				m.Ports = make(map[uint16]uint16, len(list.Ports))
-			}
-			m.Ports[from] = to
-		}
-		out[mesh.Hostname{Namespace: s.text(ns), Host: s.text(host)}] = m
-	}
-	s.keepMembers(string(key), out)
-	return out, nil
-}
-
-// policyKeys converts the names of policies that select a workload.
-func (s *shared) policyKeys(in []string) ([]mesh.Key, error) {
-	if len(in) == 0 {
-		return nil, nil
-	}
-	list := strings.Join(in, "\n") // which no name has in it
-	if keys, ok := s.policies[list]; ok {
-		return keys, nil
-	}
-	out := make([]mesh.Key, len(in))
-	for i, name := range in {
-		ns, n, ok := strings.Cut(name, "/")
-		if !ok || ns == "" || n == "" {
-			return nil, fmt.Errorf("authorization_policies[%d]: %q is not of the form namespace/name", i, name)
-		}
-		out[i] = mesh.Key{Kind: authz.Kind, Namespace: s.text(ns), Name: s.text(n)}
-	}
-	s.keepPolicies(list, out)
-	return out, nil
-}
-
-// isIdentity reports whether an identity is one that a certificate can have.
-func (s *shared) isIdentity(id identity.ID) bool {
-	ok, seen := s.identities[id]
-	if !seen {
-		got, err := identity.Parse(id.String())
-		ok = err == nil && got == id
-		s.keepIdentity(id, ok)
-	}
-	return ok
 }

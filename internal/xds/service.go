@@ -5,12 +5,18 @@ import (
 	"fmt"
 	"net/netip"
 
+	"google.golang.org/protobuf/proto"
+
 	"github.com/waystone-mesh/waystone/internal/mesh"
 	"github.com/waystone-mesh/waystone/internal/xds/workloadapi"
 )
 
-// service converts a service. Its error names a field of s.
-func (c *converter) service(name string, s *workloadapi.Service) (*mesh.Service, error) {
+// readService converts a service. Its error names a field.
+func (c *converter) readService(name string, wire []byte) (*mesh.Service, error) {
+	s := new(workloadapi.Service)
+	if err := proto.Unmarshal(wire, s); err != nil {
+		return nil, err
+	}
 	if s.Namespace == "" || s.Hostname == "" || s.Namespace+"/"+s.Hostname != name {
 		return nil, fmt.Errorf("hostname: %q of namespace %q is not the name of the resource", s.Hostname, s.Namespace)
 	}
