@@ -69,12 +69,16 @@ var imports = map[string]string{
 	"internal/decisions": "authz internal/identity",
 
 	// They talk to the world, on goroutines.
-	"internal/zds":      "internal/netns internal/zds/zdsapi",
-	"internal/capture":  "internal/netns",
-	"internal/extauthz": "authz internal/identity internal/l7",
-	"internal/jwks":     "authz/jwt",
-	"internal/opa":      "authz internal/extauthz internal/identity internal/watch",
-	"internal/dns":      "internal/config internal/mesh telemetry",
+	"internal/zds":     "internal/netns internal/zds/zdsapi",
+	"internal/capture": "internal/netns",
+
+	// They ask the Kubernetes API, or are it.
+	"internal/kube":          "",
+	"internal/kube/kubetest": "internal/kube",
+	"internal/extauthz":      "authz internal/identity internal/l7",
+	"internal/jwks":          "authz/jwt",
+	"internal/opa":           "authz internal/extauthz internal/identity internal/watch",
+	"internal/dns":           "internal/config internal/mesh telemetry",
 
 	// They carry.
 	"waypoint": "authz authz/jwt routing telemetry internal/bufs internal/config internal/decisions internal/extauthz internal/flow internal/h1 internal/h2 internal/hbone internal/identity internal/inner internal/l7 internal/loop internal/mesh",
@@ -90,7 +94,7 @@ var imports = map[string]string{
 	"internal/program":             "telemetry internal/admin internal/bufs internal/config internal/decisions internal/dump internal/file internal/flags internal/h2 internal/identity internal/istiod internal/loop internal/manifest internal/mesh",
 	"internal/program/programtest": "internal/flags",
 	"internal/waypointcmd":         "*",
-	"internal/ztunnelcmd":          "telemetry ztunnel internal/config internal/dns internal/dump internal/flags internal/identity internal/istiod internal/mesh internal/program internal/xds", // not what only a waypoint needs: OPA weighs as much as the rest
+	"internal/ztunnelcmd":          "telemetry ztunnel internal/config internal/dns internal/dump internal/flags internal/identity internal/istiod internal/mesh internal/netns internal/program internal/xds internal/zds", // not what only a waypoint needs: OPA weighs as much as the rest
 	"internal/zds/zdstest":         "internal/zds/zdsapi",
 	"internal/meshtest":            "*",
 	"internal/script":              "",
@@ -110,7 +114,7 @@ var homes = map[string]string{
 	"go.opentelemetry.io/":          "telemetry",
 	"github.com/envoyproxy/":        "authz/jwt/jwtauthn authz/rbac internal/extauthz internal/xds",
 	"google.golang.org/grpc":        "internal/extauthz internal/identity internal/istiod telemetry internal/xds",
-	"k8s.io/":                       "internal/manifest",
+	"k8s.io/":                       "internal/kube/kubetest internal/manifest",
 	"istio.io/":                     "internal/manifest",
 	"sigs.k8s.io/":                  "internal/manifest",
 	"github.com/spiffe/go-spiffe":   "internal/identity",
@@ -123,7 +127,7 @@ var homes = map[string]string{
 	"golang.org/x/net/http2":        "internal/h2 internal/meshtest", // in tests, the peer that is not ours
 	"github.com/fsnotify/fsnotify":  "internal/watch",
 	"github.com/miekg/dns":          "internal/dns",
-	"net/http":                      "internal/admin internal/demo internal/extauthz internal/jwks internal/meshtest internal/opa internal/policy examples/bookinfo", // jwks fetches key sets
+	"net/http":                      "internal/admin internal/demo internal/extauthz internal/jwks internal/kube internal/kube/kubetest internal/meshtest internal/opa internal/policy examples/bookinfo", // jwks fetches key sets
 	"github.com/spf13/":             "cmd/waystone internal/flags internal/program internal/program/programtest internal/waypointcmd internal/ztunnelcmd",
 }
 
