@@ -18,6 +18,7 @@ type Options struct {
 
 	Config     string
 	Istiod     IstiodOptions
+	Security   SecurityOptions
 	MeshConfig string
 	Revision   string
 	Identity   string
@@ -67,11 +68,12 @@ func (o *Options) Define(set *pflag.FlagSet, p telemetry.Program) {
 	flags.Define(set, &o.Revision, "revision", "NAME", "", flags.Text, "of the control plane whose MeshConfig is ours: that of the ConfigMap istio-NAME", "REVISION")
 	flags.Define(set, &o.Identity, "identity", "SOURCE", "", parseIdentity, "where certificates come from: "+identity.Forms, "CA_ADDRESS")
 	o.Istiod.define(set, p)
+	o.Security.define(set, p)
 
 	flags.Define(set, &o.TrustDomain, "trust-domain", "NAME", defaultTrustDomain, flags.Text, "our trust domain, for which MeshConfig is read at start only", "TRUST_DOMAIN")
 	flags.Define(set, &o.Aliases, "trust-domain-alias", "NAMES", "", flags.List, "further trust domains that mean ours, separated by commas")
 	flags.Define(set, &o.RootNamespace, "root-namespace", "NAME", "istio-system", flags.Text, "the namespace whose policies are for the whole mesh, likewise")
-	flags.Define(set, &o.ClusterID, "cluster-id", "NAME", "Kubernetes", flags.Text, "our cluster", "CLUSTER_ID", "ISTIO_META_CLUSTER_ID")
+	flags.Define(set, &o.ClusterID, "cluster-id", "NAME", "Kubernetes", flags.Text, "our cluster", "ISTIO_META_CLUSTER_ID", "CLUSTER_ID")
 	flags.Define(set, &o.ClusterDomain, "cluster-domain", "NAME", "cluster.local", flags.Text, "the domain of services' names", "CLUSTER_DOMAIN")
 	flags.Define(set, &o.Network, "network", "NAME", "", flags.Text, "our network", "NETWORK", "ISTIO_META_NETWORK")
 	flags.Define(set, &o.Node, "node", "NAME", "", flags.Text, "the node we run on", "NODE_NAME")

@@ -138,6 +138,7 @@ func (p *Process) Know(c config.Options, open Opener) (err error) {
 	p.Identity, err = identity.Open(o.Identity, identity.Options{
 		TrustDomain: o.TrustDomain, Aliases: o.Aliases, Log: p.Log.Scope("identity"),
 		Istiod: o.ca(), Impersonate: o.Istiod.impersonate, TTL: o.Istiod.TTL,
+		Terms: o.Security.terms(), CRL: o.Security.CRL,
 	})
 	if err != nil {
 		return fmt.Errorf("flag --identity: %w", err)
