@@ -11,10 +11,8 @@ import (
 // socksTimeout is how long a client may take to say where it wants to go: 10 s.
 const socksTimeout = 10 * time.Second
 
-// capture takes the pod's connections from a SOCKS5 listener. It is one of two
-// ways to learn where a connection wants to go, the one that needs no rights;
-// whatever learns it ends in worker.carry.
-func (p *pod) capture(ln net.Listener) {
+// accept hands the connections of a listener to take, until it is closed.
+func (p *pod) accept(ln net.Listener, take func(net.Conn)) {
 	wait := time.Duration(0)
 	for {
 		nc, err := ln.Accept()
@@ -30,14 +28,21 @@ func (p *pod) capture(ln net.Listener) {
 				continue
 			}
 			if !p.closed() {
-				p.z.options.Log.Error("SOCKS listener failed", "address", ln.Addr().String(), "error", err)
+				p.z.options.Log.Error("listener failed", "address", ln.Addr().String(), "error", err)
 			}
 			return
 		}
 		wait = 0
-		l := p.z.options.Loops.Pick()
-		l.Do(func() { p.z.workers[l].greet(p, nc) })
+		take(nc)
 	}
+}
+
+// greet takes a connection of the pod's from a SOCKS5 listener. It is one of two
+// ways to learn where a connection wants to go, the one that needs no rights;
+// whatever learns it ends in worker.carry.
+func (p *pod) greet(nc net.Conn) {
+	l := p.z.options.Loops.Pick()
+	l.Do(func() { p.z.workers[l].greet(p, nc) })
 }
 
 // A greeter is the receiver of a pod's connection until its target is known.

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"net/netip"
 	"slices"
 
@@ -20,7 +19,10 @@ var (
 	errNoEndpoint    = errors.New("ztunnel: no healthy upstream")
 	errNoPort        = errors.New("ztunnel: the service has no such port")
 	errUnknownName   = errors.New("ztunnel: the name is not known in the mesh")
-	errOtherNetwork  = errors.New("ztunnel: the destination is in another network, and its service names no gateway there")
+	errOtherNetwork  = errors.New("ztunnel: the destination is in another network, and there is no gateway to it")
+	errNoGateway     = errors.New("ztunnel: the gateway of the other network is not known, or has no healthy endpoint")
+	errNoIdentity    = errors.New("ztunnel: the service names no identity (subject_alt_names) to expect in the other network")
+	errNotInRegistry = errors.New("ztunnel: the destination is not in the registry, and the outbound policy is REGISTRY_ONLY")
 	errNoWaypoint    = errors.New("ztunnel: the waypoint is not known")
 	errWaypointEmpty = errors.New("ztunnel: the waypoint has no healthy endpoint")
 	errNoAddress     = errors.New("ztunnel: the destination has no address")
@@ -32,11 +34,18 @@ type route struct {
 	hop       telemetry.Hop
 	tunnel    bool           // HBONE; else plain TCP
 	addr      netip.AddrPort // what is dialled: port 15008 over HBONE
+	name      string         // what the address is to be asked of DNS for; addr then has a port only
 	authority mesh.Authority // of the CONNECT
 	wants     string         // the identities accepted, as hbone.Key spells them
 	service   *mesh.Service  // what was addressed, if a service was
 	dest      *mesh.Workload // who answers: the endpoint, or the waypoint's
 	ids       []identity.ID  // wants, read
+
+	// Through a network gateway there are two tunnels, one in the other. What is
+	// above is about the outer one, whose other end is the gateway.
+	double bool
+	inner  string         // the identities accepted at the other end of the inner one
+	beyond *mesh.Workload // what stands here for the other network's endpoints
 }
 
 // A decider decides where connections go. It reads one snapshot.
@@ -45,6 +54,10 @@ type decider struct {
 	network string
 	domain  string // of the cluster's names: cluster.local
 	port    uint16 // where node tunnels and waypoints take HBONE: 15008
+
+	registryOnly bool    // what is not known is refused
+	dice         uint32  // of this connection: which of several waypoints it takes
+	failed       *failed // who did not answer lately; nil: nobody
 }
 
 // illegal are the ports that capture uses inside a pod: a connection to one of
@@ -67,12 +80,13 @@ func isIllegal(port uint16) bool { return slices.Contains(illegal[:], port) }
 //	VIP            TCP             no       -      TCP to podIP:targetPort
 //	VIP, no endpoint or no port    no       -      refused
 //	VIP, PASSTHROUGH               no       -      TCP to the VIP
-//	VIP, none but in another network        -      refused
+//	VIP, in another network        any      -      double HBONE to its gateway, authority host:port
+//	VIP, there, without a gateway  no       -      refused
 //	pod IP         any             -        yes    HBONE to the waypoint, authority podIP:port
 //	pod IP         HBONE           -        no     HBONE to podIP:15008, authority podIP:port
 //	pod IP         TCP             -        no     TCP to podIP:port
 //	pod IP, caller is its waypoint -        yes    as if it had none
-//	unknown IP                                     TCP to it
+//	unknown IP                                     TCP to it; with REGISTRY_ONLY refused
 //
 // A waypoint of the service counts only for who addressed the service, one of
 // the pod only for who addressed the pod; they are never chained. A name stands
@@ -87,7 +101,7 @@ func (d *decider) decide(src *mesh.Workload, target mesh.Authority, tried []*mes
 	case dest == nil && !target.IP.IsValid():
 		return route{}, fmt.Errorf("%w: %s", errUnknownName, target.Host)
 	case dest == nil:
-		return route{hop: telemetry.Passthrough, addr: target.AddrPort()}, nil
+		return d.toUnknown(target)
 	case dest.Service != nil:
 		return d.toService(src, dest, target, tried)
 	}
@@ -96,6 +110,17 @@ func (d *decider) decide(src *mesh.Workload, target mesh.Authority, tried []*mes
 		return d.toWaypoint(gw, target, nil, tried)
 	}
 	return d.toWorkload(src, w, target.AddrPort(), nil), nil
+}
+
+// toUnknown lets a connection pass to an address that nothing in the mesh has,
+// unless only what is in the registry may be reached. Loopback never leaves the
+// pod.
+func (d *decider) toUnknown(target mesh.Authority) (route, error) {
+	r := route{hop: telemetry.Passthrough, addr: target.AddrPort()}
+	if d.registryOnly && !target.IP.IsLoopback() {
+		return r, errNotInRegistry
+	}
+	return r, nil
 }
 
 // lookup finds what a client of a namespace means by target. A name may be short,
@@ -117,7 +142,7 @@ func (d *decider) lookup(namespace string, target mesh.Authority) *config.Destin
 
 func (d *decider) toService(src *mesh.Workload, dest *config.Destination, target mesh.Authority, tried []*mesh.Workload) (route, error) {
 	s := dest.Service
-	if gw := waypointOf(s); gw != nil && d.inMesh(src) {
+	if gw := d.waypointOf(s); gw != nil && d.inMesh(src) && !d.isWaypointOf(src, s) {
 		return d.toWaypoint(gw, vip(s, target, d.network), s, tried)
 	}
 	if s.Balance.Mode == mesh.Passthrough {
@@ -129,16 +154,22 @@ func (d *decider) toService(src *mesh.Workload, dest *config.Destination, target
 	if dest.Port == nil {
 		return route{service: s}, fmt.Errorf("%w: %s has no port %d", errNoPort, s.Hostname, target.Port)
 	}
-	e := d.pick(dest.Endpoints, tried)
-	if e == nil {
+	e := d.pick(dest.Endpoints, tried, d.inMesh(src))
+	switch {
+	case e == nil:
 		return route{service: s}, fmt.Errorf("%w: %s:%d", d.nowhere(dest.Endpoints, errNoEndpoint), s.Hostname, target.Port)
+	case e.Workload.Network != d.network:
+		return d.throughGateway(e.Workload, s, s, target.Port, tried)
 	}
-	return d.toWorkload(src, e.Workload, e.Addr, s), nil
+	return d.toWorkload(src, e.Workload, likeTarget(e, s, target), s), nil
 }
 
 // toWorkload goes straight to a workload: over HBONE if both are in the mesh.
 func (d *decider) toWorkload(src, w *mesh.Workload, addr netip.AddrPort, s *mesh.Service) route {
 	r := route{hop: telemetry.Direct, addr: addr, service: s, dest: w}
+	if !addr.Addr().IsValid() {
+		r.name = w.Hostname
+	}
 	if w.Tunnel != mesh.HBONE || !d.inMesh(src) {
 		return r
 	}
@@ -155,14 +186,21 @@ func (d *decider) toWaypoint(gw *mesh.GatewayAddress, authority mesh.Authority, 
 	if dest == nil {
 		return route{service: s}, fmt.Errorf("%w: %s", errNoWaypoint, describe(gw))
 	}
-	e := d.pick(dest.Endpoints, tried)
-	if e == nil {
+	// Only who asked for a service can be taken to another network.
+	e := d.pick(dest.Endpoints, tried, s != nil)
+	switch {
+	case e == nil:
 		return route{service: s}, fmt.Errorf("%w: %s", d.nowhere(dest.Endpoints, errWaypointEmpty), describe(gw))
+	case e.Workload.Network != d.network:
+		return d.throughGateway(e.Workload, s, dest.Service, authority.Port, tried)
 	}
 	r := route{
 		hop: telemetry.ToWaypoint, tunnel: true, service: s, dest: e.Workload,
 		// The port of a waypoint's service leads to where its pods listen.
 		addr: netip.AddrPortFrom(e.Addr.Addr(), cmp.Or(e.Addr.Port(), gw.Port, d.port)), authority: authority,
+	}
+	if !r.addr.Addr().IsValid() {
+		r.name = e.Workload.Hostname
 	}
 	r.accept(e.Workload, dest.Service)
 	return r, nil
@@ -173,53 +211,43 @@ func (d *decider) toWaypoint(gw *mesh.GatewayAddress, authority mesh.Authority, 
 func (r *route) accept(w *mesh.Workload, s *mesh.Service) {
 	r.ids = append(r.ids[:0], w.Identity())
 	if s != nil {
-		for _, san := range s.SANs {
-			if id, err := identity.Parse(san); err == nil {
-				r.ids = append(r.ids, id)
-			}
-		}
+		r.ids = identities(r.ids, s)
 	}
 	r.wants = identity.JoinIDs(r.ids...)
+}
+
+// identities appends those that a service lists. One that cannot be read accepts
+// nobody.
+func identities(ids []identity.ID, s *mesh.Service) []identity.ID {
+	for _, san := range s.SANs {
+		if id, err := identity.Parse(san); err == nil {
+			ids = append(ids, id)
+		}
+	}
+	return ids
 }
 
 // inMesh reports whether src's traffic is ours to carry. Another's goes plainly,
 // as it would without us.
 func (d *decider) inMesh(src *mesh.Workload) bool { return src.Tunnel == mesh.HBONE }
 
-// isWaypoint reports whether src is the waypoint that gw names: its traffic to
-// the workloads behind it goes straight there.
+// isWaypoint reports whether src is of the waypoint that gw names: its traffic to
+// what is behind it goes straight there, and never in a circle.
 func (d *decider) isWaypoint(src *mesh.Workload, gw *mesh.GatewayAddress) bool {
-	dest := d.snap.Gateway(gw)
-	if dest == nil {
-		return false
+	return serves(d.snap, gw, src)
+}
+
+// isWaypointOf reports whether src is of any of a service's waypoints.
+func (d *decider) isWaypointOf(src *mesh.Workload, s *mesh.Service) bool {
+	if s.Waypoint != nil && d.isWaypoint(src, s.Waypoint) {
+		return true
 	}
-	for i := range dest.Endpoints {
-		if dest.Endpoints[i].Workload.UID == src.UID { // src may be an older version
+	for i := range s.Canary {
+		if d.isWaypoint(src, &s.Canary[i].Waypoint) {
 			return true
 		}
 	}
 	return false
-}
-
-// waypointOf returns the waypoint of a service: one of several by weight, for
-// this connection.
-func waypointOf(s *mesh.Service) *mesh.GatewayAddress {
-	var sum uint32
-	for i := range s.Canary {
-		sum += s.Canary[i].Weight
-	}
-	if sum == 0 {
-		return s.Waypoint
-	}
-	n := rand.Uint32N(sum)
-	for i := range s.Canary {
-		w := s.Canary[i].Weight
-		if n < w {
-			return &s.Canary[i].Waypoint
-		}
-		n -= w
-	}
-	return s.Waypoint
 }
 
 // vip is target by address, where the service has one in the network: waypoints
@@ -234,63 +262,6 @@ func vip(s *mesh.Service, target mesh.Authority, network string) mesh.Authority 
 		}
 	}
 	return target
-}
-
-// pick chooses an endpoint at random by capacity (istio.workload.Workload), of
-// those that are in reach, and if possible one that was not tried.
-func (d *decider) pick(eps []mesh.Endpoint, tried []*mesh.Workload) *mesh.Endpoint {
-	if e := d.pickFrom(eps, tried); e != nil || len(tried) == 0 {
-		return e
-	}
-	return d.pickFrom(eps, nil)
-}
-
-func (d *decider) pickFrom(eps []mesh.Endpoint, tried []*mesh.Workload) *mesh.Endpoint {
-	var sum uint64
-	for i := range eps {
-		if d.reaches(&eps[i]) && !contains(tried, eps[i].Workload) {
-			sum += capacity(eps[i].Workload)
-		}
-	}
-	if sum == 0 {
-		return nil
-	}
-	n := rand.Uint64N(sum)
-	for i := range eps {
-		if !d.reaches(&eps[i]) || contains(tried, eps[i].Workload) {
-			continue
-		}
-		c := capacity(eps[i].Workload)
-		if n < c {
-			return &eps[i]
-		}
-		n -= c
-	}
-	return nil
-}
-
-// reaches reports whether an endpoint can be dialled from here.
-func (d *decider) reaches(e *mesh.Endpoint) bool {
-	return e.Workload.Network == d.network && e.Addr.Addr().IsValid()
-}
-
-// nowhere says why none of the endpoints was picked: none, if there is none.
-func (d *decider) nowhere(eps []mesh.Endpoint, none error) error {
-	for i := range eps {
-		if eps[i].Workload.Network == d.network {
-			return errNoAddress
-		}
-		none = errOtherNetwork
-	}
-	return none
-}
-
-func capacity(w *mesh.Workload) uint64 { return max(1, uint64(w.Capacity)) }
-
-// contains compares by UID: a workload that was replaced by a new version of
-// itself is the same place.
-func contains(list []*mesh.Workload, w *mesh.Workload) bool {
-	return slices.ContainsFunc(list, func(x *mesh.Workload) bool { return x.UID == w.UID })
 }
 
 func describe(gw *mesh.GatewayAddress) string {

@@ -4,8 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math/rand/v2"
 	"net/netip"
 	"testing"
+	"time"
 
 	"github.com/waystone-mesh/waystone/internal/config"
 	"github.com/waystone-mesh/waystone/internal/mesh"
@@ -25,6 +27,11 @@ func newWorld(t *testing.T) *world {
 }
 
 func ip(s string) netip.Addr { return netip.MustParseAddr(s) }
+
+func singleIP(s string) netip.Prefix {
+	a := ip(s)
+	return netip.PrefixFrom(a, a.BitLen())
+}
 
 func host(namespace, name string) mesh.Hostname {
 	return mesh.Hostname{Namespace: namespace, Host: name + "." + namespace + ".svc.cluster.local"}
@@ -75,7 +82,7 @@ func (w *world) decider() *decider {
 	if err := w.store.Apply(w.resources); err != nil {
 		w.t.Fatal(err)
 	}
-	return &decider{w.store.Snapshot(), "", "cluster.local", 15008}
+	return &decider{snap: w.store.Snapshot(), domain: "cluster.local", port: 15008}
 }
 
 func authority(s string) mesh.Authority {
@@ -126,7 +133,7 @@ func bookshop(t *testing.T) *world {
 
 // brief is a route in a line: how, where, what the CONNECT says, who may answer.
 func brief(r route, err error) string {
-	for _, known := range []error{errSelfCall, errNoEndpoint, errNoPort, errUnknownName, errOtherNetwork, errNoWaypoint, errWaypointEmpty, errNoAddress} {
+	for _, known := range []error{errSelfCall, errNoEndpoint, errNoPort, errUnknownName, errOtherNetwork, errNoWaypoint, errWaypointEmpty, errNoAddress, errNoGateway, errNoIdentity, errNotInRegistry} {
 		if errors.Is(err, known) {
 			return known.Error()[len("ztunnel: "):]
 		}
@@ -134,6 +141,10 @@ func brief(r route, err error) string {
 	switch {
 	case err != nil:
 		return err.Error()
+	case r.name != "":
+		return fmt.Sprintf("%v by name %s port %d", r.hop, r.name, r.addr.Port())
+	case r.double:
+		return fmt.Sprintf("double HBONE %v for %v as %v, inner as %v", r.addr, r.authority, r.wants, r.inner)
 	case !r.tunnel:
 		return fmt.Sprintf("TCP %v %v", r.hop, r.addr)
 	}
@@ -156,8 +167,8 @@ func TestDecide(t *testing.T) {
 		{"VIP, port unknown", "web", "10.9.0.1:81", "the service has no such port"},
 		{"VIP, PASSTHROUGH", "web", "10.9.0.5:443", "TCP Passthrough 10.9.0.5:443"},
 		{"name, PASSTHROUGH", "web", "pass:443", "no healthy upstream"},
-		{"VIP of another network", "web", "10.9.0.6:80", "the destination is in another network, and its service names no gateway there"},
-		{"VIP of what has a name only", "web", "10.9.0.7:80", "the destination has no address"},
+		{"VIP of another network, gateway unknown", "web", "10.9.0.6:80", "the gateway of the other network is not known, or has no healthy endpoint"},
+		{"VIP of what has a name only", "web", "10.9.0.7:80", "Direct by name db.example.com port 15008"},
 		{"VIP of a service with identities", "web", "10.9.0.8:80", "HBONE Direct 10.0.0.10:15008 for 10.0.0.10:8080" + items + ",spiffe://cluster.local/ns/other/sa/also"},
 		{"VIP whose waypoint is not there", "web", "10.9.0.9:80", "the waypoint is not known"},
 		{"VIP whose waypoint has no pods", "web", "10.9.0.10:80", "the waypoint has no healthy endpoint"},
@@ -241,6 +252,7 @@ func TestDecidePicks(t *testing.T) {
 		t.Helper()
 		n := map[string]int{}
 		for range 4000 {
+			d.dice = rand.Uint32()
 			r, err := d.decide(src, authority(target), tried)
 			if err != nil {
 				t.Fatal(err)
@@ -263,5 +275,42 @@ func TestDecidePicks(t *testing.T) {
 	}
 	if n := count("10.9.0.1:80", w.workloads["a"], b); len(n) != 2 {
 		t.Errorf("with all tried: got %v", n)
+	}
+
+	// Who failed lately comes after who did not, and before who was tried.
+	now := time.Unix(0, 0)
+	d.failed = newFailed(func() time.Time { return now })
+	d.failed.note(&newer)
+	if n := count("10.9.0.1:80"); !maps.Equal(n, map[string]int{"a": 4000}) {
+		t.Errorf("with b failed: got %v", n)
+	}
+	if n := count("10.9.0.1:80", w.workloads["a"]); !maps.Equal(n, map[string]int{"b": 4000}) {
+		t.Errorf("with b failed and a tried: got %v", n)
+	}
+	d.failed.note(w.workloads["a"])
+	near("with both failed", count("10.9.0.1:80"), "b")
+	now = now.Add(failedFor)
+	near("a while later", count("10.9.0.1:80"), "b")
+}
+
+func TestFailedIsBounded(t *testing.T) {
+	now := time.Unix(0, 0)
+	f := newFailed(func() time.Time { return now })
+	name := func(i int) *mesh.Workload { return &mesh.Workload{UID: fmt.Sprint(i)} }
+	for i := range maxFailed + 10 {
+		f.note(name(i))
+	}
+	if len(f.until) != maxFailed || !f.has(name(0)) || f.has(name(maxFailed)) {
+		t.Errorf("%d are remembered, want the first %d", len(f.until), maxFailed)
+	}
+	f.forget(name(0))
+	if f.has(name(0)) {
+		t.Error("who was reached is remembered as failed")
+	}
+	f.note(name(0))
+	now = now.Add(failedFor)
+	f.note(name(maxFailed))
+	if len(f.until) != 1 || !f.has(name(maxFailed)) {
+		t.Errorf("%d are remembered, want the last alone", len(f.until))
 	}
 }

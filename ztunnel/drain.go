@@ -2,6 +2,8 @@ package ztunnel
 
 import (
 	"context"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/waystone-mesh/waystone/internal/hbone"
@@ -14,18 +16,21 @@ const lastWords = time.Second
 // connections (GOAWAY), and waits until everything open has ended. When ctx is
 // done first, what is left is cut and its cause is returned.
 func (z *Ztunnel) Shutdown(ctx context.Context) error {
-	servers := z.stopListening()
+	pods := z.stopListening()
 	// HBONE connections must outlive their tunnels, and so have a deadline of
 	// their own: tunnels are cut by us, who know why.
 	rest, stop := context.WithCancel(context.Background())
 	defer stop()
-	ended := make(chan struct{}, len(servers)+len(z.workers))
-	for _, srv := range servers {
-		go func() { _ = srv.Shutdown(rest); ended <- struct{}{} }()
+	ended := make(chan struct{}, len(pods)+len(z.workers))
+	for _, p := range pods {
+		go func() { _ = p.server.Shutdown(rest); ended <- struct{}{} }()
+	}
+	for _, p := range pods {
+		p.capturing.Wait() // then every connection is known to its loop
 	}
 	for _, w := range z.workers {
 		idle := w.drain()
-		go func() { <-idle; _ = w.pool.Shutdown(rest); ended <- struct{}{} }()
+		go func() { <-idle; w.shutPools(rest); ended <- struct{}{} }()
 	}
 	var err error
 	done := ctx.Done()
@@ -41,24 +46,44 @@ func (z *Ztunnel) Shutdown(ctx context.Context) error {
 	}
 	z.cut()
 	z.serving.Wait()
+	for _, p := range pods {
+		p.leave()
+	}
 	return err
 }
 
 // stopListening returns what has to be shut down.
-func (z *Ztunnel) stopListening() []*hbone.Server {
+func (z *Ztunnel) stopListening() map[string]*pod {
 	z.mu.Lock()
+	defer z.mu.Unlock()
 	z.draining = true
 	pods := z.pods
 	z.pods = nil
-	z.mu.Unlock()
-	var servers []*hbone.Server
 	for _, p := range pods {
-		p.close()
-		p.capturing.Wait() // then every connection is known to its loop
+		p.handOver()
 		z.options.Telemetry.ProxyStopped()
-		servers = append(servers, p.server)
 	}
-	return servers
+	for uid, w := range z.pending {
+		_ = w.about.Netns.Close() // nothing was opened in it
+		delete(z.pending, uid)
+	}
+	return pods
+}
+
+// shutPools closes the connections that carried tunnels of ours, and returns when
+// they are closed.
+func (w *worker) shutPools(ctx context.Context) {
+	list := make(chan []*hbone.Pool, 1)
+	w.loop.Do(func() {
+		pools := slices.Collect(maps.Values(w.pools))
+		for _, pool := range pools {
+			pool.Retire(func(hbone.Key) bool { return true }) // all at once
+		}
+		list <- pools
+	})
+	for _, pool := range <-list {
+		_ = pool.Shutdown(ctx)
+	}
 }
 
 // drain returns what is closed once nothing is open on the loop. It may be

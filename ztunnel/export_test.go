@@ -9,11 +9,13 @@ func (z *Ztunnel) OpenForTest() (conns int, pools hbone.Stats) {
 		done := make(chan struct{})
 		l.Do(func() {
 			conns += len(w.greeters) + len(w.inbound) + len(w.outbound)
-			s := w.pool.Stats()
-			pools.Conns += s.Conns
-			pools.Dials += s.Dials
-			pools.Tunnels += s.Tunnels
-			pools.Keys += s.Keys
+			for _, pool := range w.pools {
+				s := pool.Stats()
+				pools.Conns += s.Conns
+				pools.Dials += s.Dials
+				pools.Tunnels += s.Tunnels
+				pools.Keys += s.Keys
+			}
 			close(done)
 		})
 		<-done

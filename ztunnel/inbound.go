@@ -42,6 +42,7 @@ type inbound struct {
 	worker *worker
 	pod    *pod
 	in     *hbone.Incoming
+	plain  *plaintext          // not nil: it came without HBONE, and in says from where to where
 	dest   *config.Destination // the pod, with its policies
 	input  authz.Input
 	source *mesh.Workload // of the client, if it is known by its address
@@ -50,6 +51,8 @@ type inbound struct {
 	pair          flow.Pair
 	copying       bool
 	foreignSource bool // dialling from the client's address has failed
+	counted       bool // in the node tunnel's count
+	countedID     bool // in the pod's quota
 	opened        bool
 	over          bool
 	rec           telemetry.TCP
@@ -60,23 +63,76 @@ type inbound struct {
 func (w *worker) receive(p *pod, in *hbone.Incoming) {
 	i := &inbound{worker: w, pod: p, in: in}
 	i.record()
-	addr, err := i.admit()
+	in.OnCancel(func() { i.finish(errClientGone) })
+	i.admitted(i.admit())
+}
+
+// admitted asks policy about a client that came to the right place, and dials the
+// application if it may come in; or refuses one for which err says that it did
+// not.
+func (i *inbound) admitted(addr netip.AddrPort, err error) {
+	w := i.worker
 	if err != nil {
 		i.refuse(err)
 		return
 	}
 	w.inbound[i] = struct{}{}
-	in.OnCancel(func() { i.finish(errClientGone) })
 	i.open(addr)
-	if err := i.judge(); err != nil {
+	if err = i.judge(); err == nil {
+		err = i.enter()
+	}
+	if err != nil {
 		i.refuse(err)
 		return
 	}
-	src := in.Source.Addr()
-	if w.options.NoOriginalSource {
-		src = addr.Addr()
+	src, dst := i.whence(addr)
+	i.cancel = w.dial(i.pod, src, dst, i.connected)
+}
+
+// enter counts the tunnel among those that are open, if there may be another.
+func (i *inbound) enter() error {
+	o := &i.worker.options
+	if i.counted = i.worker.receiving.take(o.MaxConnections); !i.counted {
+		return fmt.Errorf("%w: %d", errFull, o.MaxConnections)
 	}
-	i.cancel = w.dial(src, addr, i.connected)
+	if o.MaxPerIdentity == 0 || i.in.Peer.IsZero() {
+		return nil
+	}
+	if i.countedID = i.pod.quota.take(i.in.Peer, o.MaxPerIdentity); !i.countedID {
+		return fmt.Errorf("%w: %d of %v", errIdentityFull, o.MaxPerIdentity, i.in.Peer)
+	}
+	return nil
+}
+
+// leave counts it out again.
+func (i *inbound) leave() {
+	if i.counted {
+		i.worker.receiving.release()
+	}
+	if i.countedID {
+		i.pod.quota.release(i.in.Peer)
+	}
+	i.counted, i.countedID = false, false
+}
+
+// whence returns where the application is dialled, and from where: as the client,
+// unless it is told of the client otherwise.
+func (i *inbound) whence(addr netip.AddrPort) (src netip.Addr, dst netip.AddrPort) {
+	o := &i.worker.options
+	if a := i.dest.Workload.AppTunnel; a != nil && a.Proxy && o.LocalhostAppTunnel && i.plain == nil {
+		local := netip.AddrFrom4([4]byte{127, 0, 0, 1})
+		if addr.Addr().Is6() {
+			local = netip.IPv6Loopback()
+		}
+		// Such an application listens there alone, so that nobody can come to it
+		// but through us.
+		i.foreignSource = true
+		return local, netip.AddrPortFrom(local, addr.Port())
+	}
+	if o.NoOriginalSource {
+		return addr.Addr(), addr
+	}
+	return i.in.Source.Addr(), addr
 }
 
 // admit checks that the CONNECT is for the pod it came to, and returns where in
@@ -89,10 +145,10 @@ func (i *inbound) admit() (netip.AddrPort, error) {
 		return netip.AddrPort{}, errDrained
 	}
 	// By the pod, not by the address, which may be another's by now.
-	if i.dest = snap.Destination(i.pod.uid); i.dest == nil {
+	if i.dest = i.pod.destination(snap); i.dest == nil {
 		return netip.AddrPort{}, fmt.Errorf("%w: %v", errUnknownPod, local)
 	}
-	if n := i.in.Network; n == "" || strings.EqualFold(n, o.Network) {
+	if !i.fromGateway() {
 		i.source = snap.Workload(o.Network, i.in.Source.Addr())
 	}
 	w, a := i.dest.Workload, i.in.Authority
@@ -113,13 +169,20 @@ func (i *inbound) admit() (netip.AddrPort, error) {
 	case a.IP != local && w.AppTunnel == nil && !i.behindUs(snap, a):
 		return netip.AddrPort{}, &statusError{400, fmt.Errorf("%w: the CONNECT is for %v, the connection came to %v", errWrongPod, a.IP, local)}
 	}
-	if isIllegal(port) || port == o.HBONEPort || port == o.SOCKSPort {
+	if o.reserved(port) {
 		return netip.AddrPort{}, fmt.Errorf("%w: port %d", errSelfCall, port)
 	}
 	if w.AppTunnel != nil && w.AppTunnel.Port != 0 {
 		port = w.AppTunnel.Port
 	}
 	return netip.AddrPortFrom(local, port), nil
+}
+
+// fromGateway reports whether the client is in another network: what its address
+// is here says nothing about it.
+func (i *inbound) fromGateway() bool {
+	n := i.in.Network
+	return n != "" && !strings.EqualFold(n, i.worker.options.Network)
 }
 
 // behindUs reports whether the pod is the waypoint of what the authority names.
@@ -134,27 +197,8 @@ func (i *inbound) behindUs(snap *config.Snapshot, a mesh.Authority) bool {
 	} else if d.Workload.Waypoint != nil {
 		gws = append(gws, d.Workload.Waypoint)
 	}
-	for _, gw := range gws {
-		if g := snap.Gateway(gw); g != nil && hasEndpoint(g, func(w *mesh.Workload) bool { return w == i.dest.Workload }) {
-			return true
-		}
-	}
-	return false
-}
-
-func waypointsOf(s *mesh.Service) []*mesh.GatewayAddress {
-	var gws []*mesh.GatewayAddress
-	if s.Waypoint != nil {
-		gws = append(gws, s.Waypoint)
-	}
-	for k := range s.Canary {
-		gws = append(gws, &s.Canary[k].Waypoint)
-	}
-	return gws
-}
-
-func hasEndpoint(d *config.Destination, is func(*mesh.Workload) bool) bool {
-	return slices.ContainsFunc(d.Endpoints, func(e mesh.Endpoint) bool { return is(e.Workload) })
+	us := i.dest.Workload
+	return slices.ContainsFunc(gws, func(gw *mesh.GatewayAddress) bool { return serves(snap, gw, us) })
 }
 
 // judge asks whether the caller may come in, as things are now.
@@ -164,40 +208,10 @@ func (i *inbound) judge() error {
 	if !v.Allowed {
 		return &statusError{401, fmt.Errorf("%w: %s", errPolicy, v.Details())}
 	}
-	if i.worker.options.RequireWaypoint && !i.throughWaypoint() {
+	if i.worker.options.RequireWaypoint && !throughWaypoint(i.worker.options.Store.Snapshot(), i.dest.Workload, i.input.Dest.Port(), i.in.Peer) {
 		return &statusError{401, errBypassed}
 	}
 	return nil
-}
-
-// throughWaypoint reports whether the caller is the waypoint that the pod, or a
-// service of it on this port, has; or whether there is none.
-func (i *inbound) throughWaypoint() bool {
-	snap := i.worker.options.Store.Snapshot()
-	w := i.dest.Workload
-	required := false
-	through := func(gw *mesh.GatewayAddress) bool {
-		g := snap.Gateway(gw)
-		if g == nil {
-			return false // a waypoint that is not there guards nothing yet
-		}
-		required = true
-		return hasEndpoint(g, func(w *mesh.Workload) bool { return w.Identity() == i.in.Peer })
-	}
-	if w.Waypoint != nil && through(w.Waypoint) {
-		return true
-	}
-	for host := range w.Services {
-		s := snap.Service(host)
-		if s == nil {
-			continue
-		}
-		here := func(p mesh.Port) bool { return s.TargetPort(w, p.Service) == i.input.Dest.Port() }
-		if slices.ContainsFunc(s.Ports, here) && slices.ContainsFunc(waypointsOf(s), through) {
-			return true
-		}
-	}
-	return !required
 }
 
 // connected answers 200 and copies, or says that nobody is there.
@@ -210,13 +224,17 @@ func (i *inbound) connected(nc net.Conn, err error) {
 		}
 		return
 	case err != nil && i.foreign(err):
-		i.cancel = i.worker.dial(i.input.Dest.Addr(), i.input.Dest, i.connected)
+		i.cancel = i.worker.dial(i.pod, i.input.Dest.Addr(), i.input.Dest, i.connected)
 		return
 	case err != nil:
 		i.refuse(err)
 		return
 	}
 	t := loop.NewTCP(i.worker.loop, loop.Plain(nc), i.worker.window(), nil)
+	if i.plain != nil {
+		i.joinPlaintext(t)
+		return
+	}
 	if a := i.dest.Workload.AppTunnel; a != nil && a.Proxy {
 		t.Write(appendProxy(nil, i.in.Source, i.asked(), i.in.Peer))
 	}
@@ -244,7 +262,11 @@ func (i *inbound) refuse(err error) {
 	case errors.Is(err, errPolicyChanged):
 		status = 401
 	}
-	i.in.Refuse(status)
+	if i.plain != nil {
+		i.plain.leg.Reset(err)
+	} else {
+		i.in.Refuse(status)
+	}
 	i.finish(err)
 }
 
@@ -268,6 +290,10 @@ func (i *inbound) finish(err error) {
 	if cancel := i.cancel; cancel != nil {
 		i.cancel = nil
 		cancel()
+	}
+	i.leave()
+	if i.plain != nil {
+		i.plain.early.Drop()
 	}
 	i.close(err)
 	i.worker.left()

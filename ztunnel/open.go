@@ -11,6 +11,7 @@ import (
 
 	"github.com/waystone-mesh/waystone/internal/identity"
 	"github.com/waystone-mesh/waystone/internal/mesh"
+	"github.com/waystone-mesh/waystone/internal/zds"
 )
 
 // A Pod is one that is served, or is to be, and what is open of it.
@@ -82,14 +83,29 @@ func (z *Ztunnel) known() map[string]*Pod {
 	defer z.mu.Unlock()
 	out := make(map[string]*Pod, len(z.pods)+len(z.pending))
 	for uid, p := range z.pods {
-		out[uid] = &Pod{Workload: p.workload.Load(), State: Up}
+		out[uid] = &Pod{Workload: p.about(), State: Up}
 	}
-	for uid, why := range z.pending {
-		if d := snap.Destination(uid); d != nil {
-			out[uid] = &Pod{Workload: d.Workload, Reason: why}
+	for uid, w := range z.pending {
+		if z.options.InPod != nil {
+			out[uid] = &Pod{Workload: nameless(&w.about), Reason: w.why}
+		} else if d := snap.Destination(uid); d != nil {
+			out[uid] = &Pod{Workload: d.Workload, Reason: w.why}
 		}
 	}
 	return out
+}
+
+// about returns the pod's workload, or what is known of it otherwise.
+func (p *pod) about() *mesh.Workload {
+	if w := p.workload.Load(); w != nil || p.inside == nil {
+		return w
+	}
+	return nameless(&p.inside.Pod)
+}
+
+// nameless is a pod of which the control plane has said nothing yet.
+func nameless(p *zds.Pod) *mesh.Workload {
+	return &mesh.Workload{Name: p.Name, Namespace: p.Namespace, ServiceAccount: p.ServiceAccount}
 }
 
 // An opened is a connection that a loop has. Its methods belong to the loop.
@@ -156,7 +172,7 @@ type told struct {
 func (t *told) addTo(pods map[string]*Pod) {
 	p := pods[t.pod.uid]
 	if p == nil { // its pod is gone, or we are about to be
-		p = &Pod{Workload: t.pod.workload.Load(), State: Draining}
+		p = &Pod{Workload: t.pod.about(), State: Draining}
 		pods[t.pod.uid] = p
 	}
 	if t.inbound {
@@ -167,7 +183,7 @@ func (t *told) addTo(pods map[string]*Pod) {
 }
 
 func (i *inbound) tell() (p *pod, c Connection, in, ok bool) {
-	c = Connection{Source: i.in.Source, Actual: i.input.Dest, HBONE: true, Peer: i.in.Peer, Since: i.rec.Start}
+	c = Connection{Source: i.in.Source, Actual: i.input.Dest, HBONE: i.plain == nil, Peer: i.in.Peer, Since: i.rec.Start}
 	if s := i.rec.Service; s != nil {
 		c.Service = s.Hostname
 	}

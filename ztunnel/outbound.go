@@ -3,6 +3,8 @@ package ztunnel
 import (
 	"context"
 	"errors"
+	"fmt"
+	"math/rand/v2"
 	"net"
 	"net/netip"
 	"time"
@@ -14,13 +16,10 @@ import (
 	"github.com/waystone-mesh/waystone/telemetry"
 )
 
-// maxAttempts is how many endpoints are tried before any byte is sent: the first
-// and two more.
-const maxAttempts = 3
-
 var (
-	errDrained = errors.New("connection closed due to connection drain")
-	errGone    = errors.New("the pod went away")
+	errDrained  = errors.New("connection closed due to connection drain")
+	errGone     = errors.New("the pod went away")
+	errDestGone = errors.New("the destination went away")
 )
 
 // An outbound is one connection of a pod's, on its way into the mesh.
@@ -30,13 +29,17 @@ type outbound struct {
 	src    *mesh.Workload
 	leg    *loop.TCP // the pod's side
 	target mesh.Authority
+	dice   uint32 // see decider
 	route  route
 	tried  []*mesh.Workload
+	tries  int
 	answer func(error) // tells the pod's side how it went; nil once it has
 
 	early   flow.Early // what the pod sent before there was anybody to take it
 	cancel  func()
 	pair    flow.Pair
+	far     far // who answers, where that is told only by who does
+	counted bool
 	copying bool
 	opened  bool
 	over    bool
@@ -48,39 +51,89 @@ type outbound struct {
 // leg, whether somebody is there.
 func (w *worker) carry(p *pod, leg *loop.TCP, target mesh.Authority, rest []byte, answer func(error)) {
 	src := p.workload.Load()
-	o := &outbound{worker: w, pod: p, src: src, leg: leg, target: target, answer: answer}
+	o := &outbound{worker: w, pod: p, src: src, leg: leg, target: target, dice: rand.Uint32(), answer: answer}
 	o.rec.Ends = telemetry.Ends{
 		Reporter: telemetry.BySource, Source: src,
-		SourceAddr: netip.AddrPortFrom(p.addrs[0], leg.Socket().RemoteAddr().Port()),
+		SourceAddr: p.source(leg.Socket().RemoteAddr()),
 	}
 	o.rec.Start, o.rec.Trace = w.loop.Now(), telemetry.NewTrace()
 	w.outbound[o] = struct{}{}
 	o.early.Gone = o.finish
 	o.early.Data(rest)
 	leg.SetReceiver(&o.early)
-	r, err := w.decide(src, target, nil)
-	o.connect(r, err)
+	if o.counted = w.sending.take(w.options.MaxConnections); !o.counted {
+		o.fail(errFull)
+		return
+	}
+	o.connect(o.decide())
 }
 
-func (w *worker) decide(src *mesh.Workload, target mesh.Authority, tried []*mesh.Workload) (route, error) {
-	d := decider{w.options.Store.Snapshot(), w.options.Network, w.options.ClusterDomain, w.options.HBONEPort}
-	return d.decide(src, target, tried)
+// decide says where the connection goes as things are now: elsewhere than where
+// it was tried, if possible.
+func (o *outbound) decide() (route, error) {
+	w := o.worker
+	d := decider{
+		snap: w.options.Store.Snapshot(), network: w.options.Network, domain: w.options.ClusterDomain,
+		port: w.options.HBONEPort, registryOnly: w.options.RegistryOnly, dice: o.dice, failed: w.failed,
+	}
+	return d.decide(o.src, o.target, o.tried)
 }
 
 // connect tries to get where it was decided to go.
 func (o *outbound) connect(r route, err error) {
 	o.route = r
-	if err != nil {
+	switch {
+	case errors.Is(err, errNotInRegistry):
+		o.open() // so that it is counted: somebody will look for it
+		fallthrough
+	case err != nil:
 		o.fail(err)
 		return
 	}
-	if r.dest != nil {
-		o.tried = append(o.tried, r.dest)
+	o.tries++
+	for _, w := range [...]*mesh.Workload{r.dest, r.beyond} {
+		if w != nil {
+			o.tried = append(o.tried, w)
+		}
 	}
-	o.open()
+	if r.name != "" {
+		try := o.tries
+		o.cancel = o.worker.lookup(r.name, func(ips []netip.Addr, err error) { o.resolved(try, ips, err) })
+		return
+	}
+	o.reach()
+}
+
+// resolved takes the addresses of an endpoint that is known by its name: any of
+// them, of the family that was dialled if there is one.
+func (o *outbound) resolved(try int, ips []netip.Addr, err error) {
+	if o.over || o.tries != try {
+		return
+	}
+	o.cancel = nil
+	if err != nil {
+		o.failed(err)
+		return
+	}
+	r := &o.route
+	ip := oneOf(ips, o.target.IP)
+	r.addr = netip.AddrPortFrom(ip, r.addr.Port())
+	if r.tunnel && r.hop == telemetry.Direct && !r.double {
+		r.authority.IP = ip
+	}
+	o.reach()
+}
+
+// reach dials, or opens a tunnel.
+func (o *outbound) reach() {
+	r := &o.route
+	if !r.double { // else it is not known yet who will answer
+		o.open()
+	}
 	w, from := o.worker, o.pod.address(r.addr.Addr())
 	if !r.tunnel {
-		o.cancel = w.dial(from, r.addr, o.connectedPlain)
+		try := o.tries
+		o.cancel = w.dial(o.pod, from, r.addr, func(nc net.Conn, err error) { o.connectedPlain(try, nc, err) })
 		return
 	}
 	f := hbone.Forwarded{For: o.rec.SourceAddr}
@@ -92,23 +145,27 @@ func (o *outbound) connect(r route, err error) {
 		Forwarded: f.String(), Traceparent: o.rec.Trace.Traceparent(),
 	}
 	key := hbone.Key{Self: o.src.Identity(), Wants: r.wants, Addr: r.addr, SourceIP: from}
-	o.cancel = w.pool.Open(key, c, nil, o.connectedTunnel)
+	if r.double {
+		o.cancel = o.far.open(o, key, c)
+		return
+	}
+	o.cancel = w.pool(o.pod).Open(key, c, nil, o.connectedTunnel)
 }
 
 // dial connects plainly, on a goroutine of its own, and tells ready on the loop.
-func (w *worker) dial(src netip.Addr, dst netip.AddrPort, ready func(net.Conn, error)) (cancel func()) {
+func (w *worker) dial(p *pod, src netip.Addr, dst netip.AddrPort, ready func(net.Conn, error)) (cancel func()) {
 	ctx, cancel := context.WithTimeout(context.Background(), w.options.ConnectTimeout)
 	w.serving.Go(func() {
 		defer cancel()
-		nc, err := w.options.Dial(ctx, src, dst)
+		nc, err := p.sockets.Dial(ctx, src, dst)
 		w.loop.Do(func() { ready(nc, err) })
 	})
 	return cancel
 }
 
-func (o *outbound) connectedPlain(nc net.Conn, err error) {
+func (o *outbound) connectedPlain(try int, nc net.Conn, err error) {
 	switch {
-	case o.over:
+	case o.over || o.tries != try:
 		if nc != nil {
 			nc.Close()
 		}
@@ -128,27 +185,39 @@ func (o *outbound) connectedTunnel(t *hbone.Tunnel, err error) {
 	o.join(t, t.SetReceiver)
 }
 
-// failed tries another endpoint, unless the one that was tried answered: it had
-// its reason. Nothing of the connection has been sent to it.
+// failed tries another endpoint, if there is one that was not tried, as often as
+// that is allowed. Nothing of the connection has been sent: before a 200 no byte
+// is. An answer other than 200 is that of a policy, or of the client's doing, and
+// would be the same elsewhere; except 503, by which the node tunnel of a pod says
+// that the application does not answer.
 func (o *outbound) failed(err error) {
 	o.cancel = nil
+	dest := o.route.dest
 	var status *hbone.StatusError
-	if errors.As(err, &status) || len(o.tried) == 0 || len(o.tried) == maxAttempts {
+	answered := errors.As(err, &status)
+	again := dest != nil && (!answered || status.Status == 503 && o.route.hop == telemetry.Direct)
+	if again {
+		o.worker.failed.note(o.route.culprit(err))
+	}
+	if !again || o.tries > o.worker.options.ConnectRetries {
 		o.fail(err)
 		return
 	}
-	r, other := o.worker.decide(o.src, o.target, o.tried)
+	r, other := o.decide()
 	if other != nil || r.dest == nil || contains(o.tried, r.dest) {
 		o.fail(err)
 		return
 	}
-	o.close(err) // each attempt is a connection to somebody else
+	o.far.close()
+	o.close(fmt.Errorf("%w; trying %s next, %d of %d", err, r.dest.Name, o.tries, o.worker.options.ConnectRetries)) // each attempt is a connection to somebody else
 	o.connect(r, nil)
 }
 
 // join copies between the pod and whoever was reached.
 func (o *outbound) join(s flow.Stream, attach func(flow.Receiver)) {
 	o.cancel = nil
+	o.worker.failed.forget(o.route.dest)
+	o.worker.failed.forget(o.route.beyond)
 	o.reply(nil)
 	o.pair.Join(o.leg, s, o.done)
 	o.copying = true
@@ -193,6 +262,10 @@ func (o *outbound) finish(err error) {
 		cancel()
 	}
 	o.early.Drop()
+	if o.counted {
+		o.worker.sending.release()
+	}
+	o.far.close()
 	o.close(err)
 	o.worker.left()
 }

@@ -7,10 +7,13 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
+	"github.com/waystone-mesh/waystone/internal/config"
 	"github.com/waystone-mesh/waystone/internal/hbone"
 	"github.com/waystone-mesh/waystone/internal/identity"
 	"github.com/waystone-mesh/waystone/internal/mesh"
+	"github.com/waystone-mesh/waystone/internal/zds"
 	"github.com/waystone-mesh/waystone/telemetry"
 )
 
@@ -23,14 +26,42 @@ import (
 type pod struct {
 	// Immutable.
 	z         *Ztunnel
-	uid       string
+	uid       string // Kubernetes', or where nobody tells that, the workload's
 	addrs     []netip.Addr
+	sockets   Sockets
+	inside    *inside // nil: it is served from outside its network namespace
 	server    *hbone.Server
 	listeners []net.Listener
 	over      chan struct{} // closed by close
 
-	workload  atomic.Pointer[mesh.Workload] // as it is now
+	workload  atomic.Pointer[mesh.Workload] // as it is now; nil: not known yet
 	capturing sync.WaitGroup
+	quota     quota // of those who send to it
+}
+
+// Sockets makes the sockets of a pod.
+type Sockets interface {
+	Listen(addr netip.AddrPort) (net.Listener, error)
+
+	// Dial connects to dst, from src if that is valid, else from where the pod
+	// itself would.
+	Dial(ctx context.Context, src netip.Addr, dst netip.AddrPort) (net.Conn, error)
+}
+
+// outside makes sockets in our own network namespace.
+type outside struct{ *Options }
+
+func (o outside) Listen(addr netip.AddrPort) (net.Listener, error) { return o.Options.Listen(addr) }
+
+func (o outside) Dial(ctx context.Context, src netip.Addr, dst netip.AddrPort) (net.Conn, error) {
+	return o.Options.Dial(ctx, src, dst)
+}
+
+// A waiting is a pod that is not served yet.
+type waiting struct {
+	why   string
+	about zds.Pod // zero unless it is to be served inside
+	tried time.Time
 }
 
 // Reconcile makes the pods that are served those that the Store has: it opens
@@ -41,6 +72,10 @@ func (z *Ztunnel) Reconcile() {
 	if z.draining {
 		return
 	}
+	if z.options.InPod != nil {
+		z.refreshLocked()
+		return
+	}
 	want := z.local()
 	for uid, p := range z.pods {
 		w := want[uid]
@@ -49,15 +84,11 @@ func (z *Ztunnel) Reconcile() {
 			delete(want, uid)
 			continue
 		}
-		delete(z.pods, uid)
-		z.options.Telemetry.ProxyStopped()
-		p.close() // at once: another pod may have the address now
-		z.serving.Go(p.retire)
+		z.dropLocked(p)
 	}
 	for uid := range z.pending {
 		if want[uid] == nil {
-			delete(z.pending, uid)
-			z.options.Telemetry.ProxyForgotten()
+			z.forgetLocked(uid)
 		}
 	}
 	for uid, w := range want {
@@ -88,13 +119,14 @@ func (z *Ztunnel) local() map[string]*mesh.Workload {
 // serveLocked begins to serve a pod. One whose ports cannot be opened is
 // pending, and said to be so when the reason is a new one.
 func (z *Ztunnel) serveLocked(uid string, w *mesh.Workload) {
-	reason, pending := z.pending[uid]
-	if !pending {
+	was := z.pending[uid]
+	if was == nil {
 		z.options.Telemetry.ProxyPending()
 	}
 	p, err := z.start(w)
 	if err != nil {
-		if z.pending[uid] = err.Error(); z.pending[uid] != reason {
+		z.pending[uid] = &waiting{why: err.Error()}
+		if was == nil || was.why != err.Error() {
 			z.options.Log.Error("pod is not served", "pod", w.Namespace+"/"+w.Name, "error", err)
 		}
 		return
@@ -108,11 +140,11 @@ func (z *Ztunnel) serveLocked(uid string, w *mesh.Workload) {
 // start opens the ports of a pod.
 func (z *Ztunnel) start(w *mesh.Workload) (*pod, error) {
 	o := &z.options
-	p := &pod{z: z, uid: w.UID, addrs: w.Addresses, over: make(chan struct{})}
+	p := &pod{z: z, uid: w.UID, addrs: w.Addresses, sockets: outside{o}, over: make(chan struct{})}
 	p.workload.Store(w)
 	for _, ip := range w.Addresses {
 		for _, port := range [...]uint16{o.HBONEPort, o.SOCKSPort} {
-			ln, err := o.Listen(netip.AddrPortFrom(ip, port))
+			ln, err := p.sockets.Listen(netip.AddrPortFrom(ip, port))
 			if err != nil {
 				p.close()
 				return nil, err
@@ -120,17 +152,31 @@ func (z *Ztunnel) start(w *mesh.Workload) (*pod, error) {
 			p.listeners = append(p.listeners, ln)
 		}
 	}
-	p.server = hbone.NewServer(hbone.ServerOptions{
-		Self:     func(netip.AddrPort) identity.ID { return p.workload.Load().Identity() },
+	p.server = z.newServer(p)
+	for i := 0; i < len(p.listeners); i += 2 {
+		z.serving.Go(func() { p.serve(p.listeners[i]) })
+		p.capturing.Go(func() { p.accept(p.listeners[i+1], p.greet) })
+	}
+	return p, nil
+}
+
+func (z *Ztunnel) newServer(p *pod) *hbone.Server {
+	o := &z.options
+	return hbone.NewServer(hbone.ServerOptions{
+		Self:     func(netip.AddrPort) identity.ID { return p.identity() },
 		Identity: o.Identity, Aliases: o.Aliases, Loops: o.Loops, H2: o.HBONE, ResetIsEOF: true,
 		Connect: func(in *hbone.Incoming) { z.workers[in.Loop].receive(p, in) },
 		Events:  hbone.Events{HandshakeFailed: p.handshakeFailed},
 	})
-	for i := 0; i < len(p.listeners); i += 2 {
-		z.serving.Go(func() { p.serve(p.listeners[i]) })
-		p.capturing.Go(func() { p.capture(p.listeners[i+1]) })
+}
+
+// identity returns whom the pod's tunnels are taken in the name of. It may wait
+// for the pod to be known, and is zero if it is not.
+func (p *pod) identity() identity.ID {
+	if w := p.wait(); w != nil {
+		return w.Identity()
 	}
-	return p, nil
+	return identity.ID{}
 }
 
 func (p *pod) serve(ln net.Listener) {
@@ -139,8 +185,12 @@ func (p *pod) serve(ln net.Listener) {
 	}
 }
 
-// address is where the pod dials dst from: its address of that family.
+// address is where the pod dials dst from: its address of that family, or in its
+// network namespace whatever the kernel takes there.
 func (p *pod) address(dst netip.Addr) netip.Addr {
+	if p.inside != nil {
+		return netip.Addr{}
+	}
 	for _, ip := range p.addrs {
 		if ip.Is4() == dst.Is4() {
 			return ip
@@ -149,11 +199,51 @@ func (p *pod) address(dst netip.Addr) netip.Addr {
 	return p.addrs[0]
 }
 
-// close closes the ports. What is open stays open.
+// anAddress returns an address of the pod's, or the zero Addr when none is known.
+func (p *pod) anAddress() netip.Addr {
+	if len(p.addrs) > 0 {
+		return p.addrs[0]
+	}
+	if w := p.workload.Load(); w != nil && len(w.Addresses) > 0 {
+		return w.Addresses[0]
+	}
+	return netip.Addr{}
+}
+
+// destination returns the pod with its policies, as they are now, or nil when the
+// control plane does not know it. It is looked up by the pod, not by its address,
+// which may be another's by now.
+func (p *pod) destination(snap *config.Snapshot) *config.Destination {
+	w := p.workload.Load()
+	if w == nil {
+		return nil
+	}
+	return snap.Destination(w.UID)
+}
+
+// close closes the ports, at once. What is open stays open.
 func (p *pod) close() {
 	close(p.over)
 	for _, ln := range p.listeners {
+		if h, ok := ln.(*handover); ok {
+			h.abandon()
+		} else {
+			ln.Close()
+		}
+	}
+	if p.inside != nil {
+		p.inside.resolve()
+	}
+}
+
+// handOver closes the ports so that another process can take over.
+func (p *pod) handOver() {
+	close(p.over)
+	for _, ln := range p.listeners {
 		ln.Close()
+	}
+	if in := p.inside; in != nil {
+		in.handOver(p)
 	}
 }
 
@@ -176,6 +266,21 @@ func (p *pod) retire() {
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
 	_ = p.server.Shutdown(ctx) // it is cut, as asked
+	for l, w := range p.z.workers {
+		pool := make(chan *hbone.Pool, 1)
+		l.Do(func() { pool <- w.pools[p]; delete(w.pools, p) })
+		if pool := <-pool; pool != nil {
+			_ = pool.Shutdown(ctx)
+		}
+	}
+	p.leave()
+}
+
+// leave lets go of the pod's network namespace, when nothing is open in it.
+func (p *pod) leave() {
+	if p.inside != nil {
+		_ = p.inside.Netns.Close() // nothing depends on it
+	}
 }
 
 // forget ends what a pod that is gone has on the loop.
@@ -195,7 +300,7 @@ func (w *worker) forget(p *pod) {
 			out.reset(errGone)
 		}
 	}
-	w.pool.Retire(func(k hbone.Key) bool { return slices.Contains(p.addrs, k.SourceIP) })
+	w.retirePool(p)
 }
 
 // handshakeFailed reports a connection to the pod that came to nothing.
@@ -203,6 +308,6 @@ func (p *pod) handshakeFailed(remote netip.AddrPort, err error) {
 	p.z.options.Telemetry.HandshakeFailed()
 	rec := telemetry.TCP{Err: err}
 	rec.Reporter = telemetry.ByDestination
-	rec.SourceAddr, rec.LocalAddr = remote, netip.AddrPortFrom(p.addrs[0], p.z.options.HBONEPort)
+	rec.SourceAddr, rec.LocalAddr = remote, netip.AddrPortFrom(p.anAddress(), p.z.options.HBONEPort)
 	p.z.options.Telemetry.Failed(&rec)
 }

@@ -1,14 +1,21 @@
 package ztunnel
 
 import (
+	"net/netip"
+	"slices"
+	"strings"
+
 	"github.com/waystone-mesh/waystone/internal/config"
+	"github.com/waystone-mesh/waystone/internal/hbone"
 	"github.com/waystone-mesh/waystone/internal/mesh"
 )
 
 // recheck judges again every tunnel that a change concerns: its pod's policies
 // or labels are others now, or there is somebody else at the client's address.
-// Whether a waypoint is required depends on services too.
+// Whether a waypoint is required depends on services too. And it ends what goes
+// to pods that are gone.
 func (w *worker) recheck(changes config.Changes) {
+	w.endGone(changes.Workloads)
 	if len(w.inbound) == 0 {
 		return
 	}
@@ -23,6 +30,53 @@ func (w *worker) recheck(changes config.Changes) {
 			i.reset(err)
 		}
 	}
+}
+
+// endGone ends connections to pods that are gone, and lets go of the connections
+// that tunnels to them shared. A pod is removed when its containers have ended: it
+// is not there to say so itself, and its address may soon be another's. Without
+// that, a peer's silence would be noticed within 30 s by PING, and that of a plain
+// connection much later.
+//
+// What is no pod may be there all the same: it was only taken out of the mesh.
+func (w *worker) endGone(changes []config.WorkloadChange) {
+	var uids map[string]bool
+	var addrs []netip.Addr
+	for _, c := range changes {
+		if c.New != nil || c.Old == nil || !isPod(c.Old) {
+			continue
+		}
+		if uids == nil {
+			uids = map[string]bool{}
+		}
+		uids[c.Old.UID] = true
+		addrs = append(addrs, c.Old.Addresses...)
+	}
+	if uids == nil {
+		return
+	}
+	for o := range w.outbound {
+		if d := o.route.dest; d != nil && uids[d.UID] {
+			o.destGone()
+		}
+	}
+	for _, pool := range w.pools {
+		pool.Retire(func(k hbone.Key) bool { return slices.Contains(addrs, k.Addr.Addr()) })
+	}
+}
+
+// isPod reports whether a workload is a pod, by its UID: cluster//Pod/namespace/name.
+func isPod(w *mesh.Workload) bool { return strings.Contains(w.UID, "//Pod/") }
+
+// destGone is told that who the connection goes to is gone. One that is not there
+// yet goes to another, if it may.
+func (o *outbound) destGone() {
+	if cancel := o.cancel; cancel != nil {
+		cancel()
+		o.failed(errDestGone)
+		return
+	}
+	o.reset(errDestGone)
 }
 
 // concerned takes note of what a change means for the tunnel, and returns why it

@@ -24,6 +24,9 @@ func (o *outbound) open() {
 		rec.SourceID, rec.LocalID = o.src.Identity(), o.src.Identity()
 		rec.DestID = r.ids[0] // who is required to answer
 	}
+	if o.far.dest != nil {
+		rec.Dest, rec.DestID = o.far.dest, o.far.peer
+	}
 	rec.HBONE, rec.Hop = r.tunnel, r.hop
 	rec.Target, rec.Upstream, rec.UpstreamTunnelled = r.authority, r.addr, r.tunnel
 	rec.LocalAddr = o.dialled()
@@ -54,6 +57,9 @@ func (o *outbound) flush() {
 func (o *outbound) close(err error) {
 	o.rec.Err, o.rec.Flag = err, flagOf(err)
 	o.rec.Duration = o.worker.age(o.rec.Start)
+	if !o.opened && o.route.double {
+		o.open() // nobody has answered, but the gateway is known
+	}
 	if !o.opened {
 		o.rec.Upstream = o.dialled()
 		o.worker.options.Telemetry.Failed(&o.rec)
@@ -72,7 +78,10 @@ func (i *inbound) record() {
 		SourceAddr: in.Source, LocalAddr: in.Local, LocalID: i.pod.workload.Load().Identity(),
 	}
 	i.rec.Start = i.worker.loop.Now()
-	i.rec.HBONE = true
+	i.rec.HBONE = i.plain == nil
+	if i.plain != nil {
+		i.rec.Target, i.rec.LocalID = mesh.Authority{}, identity.ID{}
+	}
 	if t, ok := telemetry.ParseTraceparent(in.Traceparent); ok {
 		i.rec.Trace = t
 	}
@@ -81,7 +90,13 @@ func (i *inbound) record() {
 // open counts an inbound connection to addr, before policy is asked.
 func (i *inbound) open(addr netip.AddrPort) {
 	w := i.dest.Workload
-	i.rec.Source, i.rec.Dest, i.rec.DestID = i.source, w, w.Identity()
+	i.rec.Source, i.rec.Dest = i.source, w
+	if i.plain == nil {
+		i.rec.DestID = w.Identity()
+	}
+	if i.fromGateway() { // its address is one of another network, or the gateway's
+		i.rec.Source = i.worker.derived.workload(hbone.ParseBaggage(i.in.Baggage), i.in.Peer)
+	}
 	i.rec.Upstream = addr
 	if i.rec.Service == nil {
 		i.rec.Service = i.serviceOf(w, addr.Port())
@@ -186,6 +201,10 @@ func flagOf(err error) telemetry.Flag {
 		return telemetry.Deny
 	case errors.As(err, &status) && status.Status == 401:
 		return telemetry.Deny
+	case errors.Is(err, errNotInRegistry):
+		return telemetry.NR
+	case errors.Is(err, errFull), errors.Is(err, errIdentityFull):
+		return telemetry.UO
 	case errors.As(err, &mismatch):
 		return telemetry.TLSFailure
 	case errors.As(err, &dial) && (errors.Is(err, context.DeadlineExceeded) || errors.Is(err, os.ErrDeadlineExceeded)):

@@ -162,7 +162,7 @@ func replyFor(err error) byte {
 		return socksOK
 	case errors.As(err, &socks):
 		return socks.reply
-	case errors.As(err, &status) && status.Status == 401, errors.Is(err, errSelfCall):
+	case errors.As(err, &status) && status.Status == 401, errors.Is(err, errSelfCall), errors.Is(err, errNotInRegistry):
 		return socksNotAllowed
 	case errors.Is(err, errOtherNetwork):
 		return socksNoNetwork

@@ -45,6 +45,32 @@ type Options struct {
 	// waypoint without having been through it, as ambient's first release did.
 	RequireWaypoint bool
 
+	// RegistryOnly refuses what pods send to addresses that nothing in the mesh
+	// has (Istio's outboundTrafficPolicy REGISTRY_ONLY); else it passes.
+	RegistryOnly bool
+
+	// LocalhostAppTunnel hands who takes the PROXY protocol its connections on
+	// its loopback address. It is for pods in network namespaces of their own.
+	LocalhostAppTunnel bool
+
+	// ConnectRetries is how many further endpoints are tried when one cannot be
+	// reached, before any byte is sent; 0 is 2, negative is none.
+	ConnectRetries int
+
+	// MaxPerIdentity is how many connections each client's identity may have open
+	// to one pod, MaxConnections how many may be open to the pods of the node, and
+	// again from them. 0 is no limit.
+	MaxPerIdentity, MaxConnections int
+
+	// Resolve looks up a workload that is known by its host name only; nil is
+	// Go's resolver, as this machine has it configured.
+	Resolve func(ctx context.Context, host string) ([]netip.Addr, error)
+
+	// InPod has pods served in their network namespaces, as Add and Remove say,
+	// rather than at their addresses, as the Store says. Listen and Dial are then
+	// not used. Nil: at their addresses.
+	InPod *InPod
+
 	// MeshOnly serves pods that speak HBONE and no others: istiod tells of those of
 	// a waypoint or outside the mesh too, whose ports are not ours to take.
 	MeshOnly bool
@@ -67,22 +93,30 @@ type Ztunnel struct {
 
 	changed chan struct{} // there may be other pods than before
 
+	// Guarded by mu.
 	mu       sync.Mutex
-	pods     map[string]*pod   // by UID; guarded by mu
-	pending  map[string]string // those that are not served yet, by UID: why; guarded by mu
-	draining bool              // guarded by mu
+	pods     map[string]*pod     // by UID
+	pending  map[string]*waiting // those that are not served yet, by UID
+	synced   bool                // we were told of all pods
+	ready    bool                // what InPod.Ready was told last
+	draining bool
 
 	serving sync.WaitGroup // listeners, pods that are retiring, dials
+
+	names              *names
+	receiving, sending count // connections that are open, to pods and from them
 }
 
 // A worker is what one loop owns.
 type worker struct {
 	*Ztunnel
 	loop     *loop.Loop
-	pool     *hbone.Pool
+	pools    map[*pod]*hbone.Pool
 	greeters map[*greeter]struct{}
 	inbound  map[*inbound]struct{}
 	outbound map[*outbound]struct{}
+	failed   *failed
+	derived  derived
 	timer    loop.Timer
 	idle     chan struct{} // not nil: draining; closed once nothing is open
 	cutting  bool          // whatever is still begun is refused
@@ -100,8 +134,8 @@ func New(o Options) (*Ztunnel, error) {
 	o.setDefaults()
 	z := &Ztunnel{
 		options: o, workers: map[*loop.Loop]*worker{},
-		pods: map[string]*pod{}, pending: map[string]string{},
-		changed: make(chan struct{}, 1),
+		pods: map[string]*pod{}, pending: map[string]*waiting{},
+		changed: make(chan struct{}, 1), names: newNames(o.Resolve),
 	}
 	for _, l := range o.Loops.Loops() {
 		z.workers[l] = newWorker(z, l)
@@ -111,18 +145,37 @@ func New(o Options) (*Ztunnel, error) {
 }
 
 func newWorker(z *Ztunnel, l *loop.Loop) *worker {
-	o := &z.options
 	w := &worker{
-		Ztunnel: z, loop: l, greeters: map[*greeter]struct{}{},
+		Ztunnel: z, loop: l, pools: map[*pod]*hbone.Pool{}, greeters: map[*greeter]struct{}{},
 		inbound: map[*inbound]struct{}{}, outbound: map[*outbound]struct{}{},
+		failed: newFailed(l.Now), derived: derived{},
 	}
-	w.pool = hbone.NewPool(hbone.PoolOptions{
-		Loop: l, Identity: o.Identity, Dial: o.Dial, H2: o.HBONE,
-		ConnectTimeout: o.ConnectTimeout, IdleRelease: o.PoolIdle, MaxStreams: o.PoolStreams, ResetIsEOF: true,
-	})
 	w.timer.F = w.flush
 	l.Do(func() { l.After(&w.timer, flushEvery) })
 	return w
+}
+
+// pool returns the connections that carry a pod's tunnels. Each pod has its own,
+// because they begin in its network namespace, and because two pods may have one
+// address, one after the other or in two networks.
+func (w *worker) pool(p *pod) *hbone.Pool {
+	if pool := w.pools[p]; pool != nil {
+		return pool
+	}
+	o := &w.options
+	pool := hbone.NewPool(hbone.PoolOptions{
+		Loop: w.loop, Identity: o.Identity, Dial: p.sockets.Dial, H2: o.HBONE,
+		ConnectTimeout: o.ConnectTimeout, IdleRelease: o.PoolIdle, MaxStreams: o.PoolStreams, ResetIsEOF: true,
+	})
+	w.pools[p] = pool
+	return pool
+}
+
+// retirePool has a pod's tunnels from now on be on other connections.
+func (w *worker) retirePool(p *pod) {
+	if pool := w.pools[p]; pool != nil {
+		pool.Retire(func(hbone.Key) bool { return true })
+	}
 }
 
 func (o *Options) setDefaults() {
@@ -140,11 +193,21 @@ func (o *Options) setDefaults() {
 	if o.ClusterDomain == "" {
 		o.ClusterDomain = "cluster.local"
 	}
+	if o.InPod != nil {
+		in := *o.InPod
+		o.InPod = &in
+		if in.Mark == 0 {
+			in.Mark = socketMark
+		}
+	}
 	if o.HBONEPort == 0 {
 		o.HBONEPort = 15008
 	}
 	if o.SOCKSPort == 0 {
 		o.SOCKSPort = 15080
+	}
+	if o.ConnectRetries == 0 {
+		o.ConnectRetries = 2
 	}
 	if o.ConnectTimeout == 0 {
 		o.ConnectTimeout = 10 * time.Second
@@ -197,13 +260,18 @@ func (z *Ztunnel) waiting() bool {
 // gone, and what is open is judged again.
 func (z *Ztunnel) published(changes config.Changes) {
 	if len(changes.Workloads) > 0 {
-		select {
-		case z.changed <- struct{}{}:
-		default: // there is a notice already
-		}
+		z.notice()
 	}
 	for l, w := range z.workers {
 		l.Do(func() { w.recheck(changes) })
+	}
+}
+
+// notice has Run reconcile.
+func (z *Ztunnel) notice() {
+	select {
+	case z.changed <- struct{}{}:
+	default: // there is a notice already
 	}
 }
 

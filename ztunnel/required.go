@@ -1,0 +1,71 @@
+package ztunnel
+
+import (
+	"slices"
+
+	"github.com/waystone-mesh/waystone/internal/config"
+	"github.com/waystone-mesh/waystone/internal/identity"
+	"github.com/waystone-mesh/waystone/internal/mesh"
+)
+
+// throughWaypoint reports whether a client that comes to a port of a workload is
+// the waypoint that the workload has, or that a service of it with such a port
+// has; or whether there is none. Of a service with several waypoints any will do:
+// each takes a share of its traffic.
+//
+// A waypoint that is named and not there lets nobody through. One that is not
+// named cannot be required: where the label of a service names a Gateway that is
+// not there, or not programmed, istiod says nothing of it.
+//
+// A client of another network that came by a gateway is taken as any other:
+// gateways hand what is for a service with a waypoint to the waypoint. An ingress
+// gateway does so only for services that have it use their waypoint.
+func throughWaypoint(snap *config.Snapshot, w *mesh.Workload, port uint16, client identity.ID) bool {
+	required := false
+	through := func(gw *mesh.GatewayAddress) bool {
+		required = true
+		return isOf(snap, gw, client)
+	}
+	if w.Waypoint != nil && through(w.Waypoint) {
+		return true
+	}
+	for host := range w.Services {
+		s := snap.Service(host)
+		if s == nil {
+			continue
+		}
+		here := func(p mesh.Port) bool { return s.TargetPort(w, p.Service) == port }
+		if slices.ContainsFunc(s.Ports, here) && slices.ContainsFunc(waypointsOf(s), through) {
+			return true
+		}
+	}
+	return !required
+}
+
+// waypointsOf returns all waypoints that a service may be reached by.
+func waypointsOf(s *mesh.Service) []*mesh.GatewayAddress {
+	var gws []*mesh.GatewayAddress
+	if s.Waypoint != nil {
+		gws = append(gws, s.Waypoint)
+	}
+	for k := range s.Canary {
+		gws = append(gws, &s.Canary[k].Waypoint)
+	}
+	return gws
+}
+
+// isOf reports whether id is the identity of a waypoint's pods.
+func isOf(snap *config.Snapshot, gw *mesh.GatewayAddress, id identity.ID) bool {
+	g := snap.Gateway(gw)
+	return g != nil && hasEndpoint(g, func(w *mesh.Workload) bool { return w.Identity() == id })
+}
+
+// serves reports whether w is a pod of a waypoint's.
+func serves(snap *config.Snapshot, gw *mesh.GatewayAddress, w *mesh.Workload) bool {
+	g := snap.Gateway(gw)
+	return g != nil && hasEndpoint(g, func(x *mesh.Workload) bool { return x.UID == w.UID }) // either may be an older version
+}
+
+func hasEndpoint(d *config.Destination, is func(*mesh.Workload) bool) bool {
+	return slices.ContainsFunc(d.Endpoints, func(e mesh.Endpoint) bool { return is(e.Workload) })
+}
