@@ -51,7 +51,7 @@ func (m *Mesh) client(name string, http2 bool) *Client {
 // Dial connects as the workload's application does: through its node tunnel,
 // to a host and port by name or address.
 func (w *Workload) Dial(ctx context.Context, addr string) (net.Conn, error) {
-	nc, err := w.m.net.dial(ctx, w.IP, netip.AddrPortFrom(w.IP, 15080))
+	nc, err := w.m.net.Dial(ctx, w.IP, netip.AddrPortFrom(w.IP, 15080))
 	if err != nil {
 		return nil, err
 	}
@@ -66,7 +66,7 @@ func (w *Workload) Dial(ctx context.Context, addr string) (net.Conn, error) {
 // connections, and says nothing.
 func (w *Workload) Raw(ctx context.Context) net.Conn {
 	w.m.t.Helper()
-	nc, err := w.m.net.dial(ctx, w.IP, netip.AddrPortFrom(w.IP, 15080))
+	nc, err := w.m.net.Dial(ctx, w.IP, netip.AddrPortFrom(w.IP, 15080))
 	if err != nil {
 		w.m.t.Fatal(err)
 	}

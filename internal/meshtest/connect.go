@@ -29,7 +29,7 @@ type Tunnel struct {
 func (w *Workload) Connect(to *Workload, method, authority string, header ...string) *Tunnel {
 	w.m.t.Helper()
 	tr := &http2.Transport{DialTLSContext: func(ctx context.Context, _, _ string, _ *tls.Config) (net.Conn, error) {
-		nc, err := w.m.net.dial(ctx, w.IP, netip.AddrPortFrom(to.IP, 15008))
+		nc, err := w.m.net.Dial(ctx, w.IP, netip.AddrPortFrom(to.IP, 15008))
 		if err != nil {
 			return nil, err
 		}

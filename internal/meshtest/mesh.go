@@ -43,7 +43,7 @@ const TrustDomain = "cluster.local"
 type Mesh struct {
 	t       testing.TB
 	options Options
-	net     network
+	net     Network
 	ca      identity.Source
 	index   *manifest.Index
 	loops   *loop.Group
@@ -65,6 +65,10 @@ type Options struct {
 	// Loopback uses sockets on 127/8 addresses, and epoll where there is any,
 	// rather than the network in memory.
 	Loopback bool
+
+	// Network is used instead of either; its sockets are the kernel's. It is closed
+	// with the mesh.
+	Network Network
 
 	Loops    int    // per process; 1
 	Text     bool   // node tunnels log text rather than JSON
@@ -104,13 +108,13 @@ func With(t testing.TB, o Options) *Mesh {
 	}
 	m.ctx, m.stop = context.WithCancel(context.Background())
 	var err error
-	if m.net, err = newNetwork(o.Loopback); err != nil {
+	if m.net, err = newNetwork(o); err != nil {
 		t.Fatal(err)
 	}
 	if m.ca, err = identity.Open("self:"+t.TempDir(), identity.Options{TrustDomain: TrustDomain}); err != nil {
 		t.Fatal(err)
 	}
-	if m.loops, err = loop.NewGroup(o.Loops, loop.Options{Portable: !o.Loopback, Lead: -1}); err != nil {
+	if m.loops, err = loop.NewGroup(o.Loops, loop.Options{Portable: !o.Loopback && o.Network == nil, Lead: -1}); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(m.close)
@@ -149,7 +153,7 @@ func (m *Mesh) close() {
 	m.stop()
 	m.running.Wait()
 	m.loops.Close()
-	m.net.close()
+	m.net.Close()
 	if m.t.Failed() {
 		for _, line := range m.log.lines() {
 			m.t.Log(line)
@@ -275,12 +279,12 @@ func (m *Mesh) newTelemetry(p telemetry.Program) *telemetry.Telemetry {
 	return tel
 }
 
-func (m *Mesh) startZtunnel(node string) {
+func (m *Mesh) startZtunnel(node string) *ztunnel.Ztunnel {
 	m.t.Helper()
 	p := &program{name: "ztunnel " + node, store: m.newStore(config.Options{Node: node}), tel: m.newTelemetry(telemetry.Ztunnel)}
 	o := ztunnel.Options{
 		Node: node, Identity: m.ca, Store: p.store, Telemetry: p.tel, Loops: m.loops,
-		Listen: m.net.listen, Dial: m.net.dial,
+		Listen: m.net.Listen, Dial: m.net.Dial,
 	}
 	if m.options.Ztunnel != nil {
 		m.options.Ztunnel(&o)
@@ -292,6 +296,14 @@ func (m *Mesh) startZtunnel(node string) {
 	m.running.Go(func() { _ = z.Run(m.ctx) })
 	p.stop, p.settle, p.tunnel = z.Shutdown, z.Reconcile, z
 	m.programs = append(m.programs, p)
+	return z
+}
+
+// Upgrade starts another node tunnel beside the one that a node has, which
+// StopZtunnel then stops.
+func (m *Mesh) Upgrade(node string) *ztunnel.Ztunnel {
+	m.t.Helper()
+	return m.startZtunnel(node)
 }
 
 // startWaypoint runs the waypoint of a Gateway at an address, as an account.
@@ -302,7 +314,7 @@ func (m *Mesh) startWaypoint(gateway mesh.Key, ip netip.Addr, account string) {
 		Self:     identity.ID{TrustDomain: TrustDomain, Namespace: gateway.Namespace, ServiceAccount: account},
 		Identity: m.ca, Store: p.store, Telemetry: p.tel, Loops: m.loops,
 		Dial: func(ctx context.Context, _ netip.Addr, dst netip.AddrPort) (net.Conn, error) {
-			return m.net.dial(ctx, ip, dst)
+			return m.net.Dial(ctx, ip, dst)
 		},
 	}
 	if m.options.Waypoint != nil {
@@ -312,7 +324,7 @@ func (m *Mesh) startWaypoint(gateway mesh.Key, ip netip.Addr, account string) {
 	if err != nil {
 		m.t.Fatal(err)
 	}
-	ln, err := m.net.listen(netip.AddrPortFrom(ip, 15008))
+	ln, err := m.net.Listen(netip.AddrPortFrom(ip, 15008))
 	if err != nil {
 		m.t.Fatal(err)
 	}

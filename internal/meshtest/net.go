@@ -10,16 +10,19 @@ import (
 	"github.com/waystone-mesh/waystone/ztunnel"
 )
 
-// A network is what a mesh stands on.
-type network interface {
-	addr(n int) netip.Addr // the address of the n-th workload
-	listen(netip.AddrPort) (net.Listener, error)
-	dial(ctx context.Context, src netip.Addr, dst netip.AddrPort) (net.Conn, error)
-	close()
+// A Network is what a mesh stands on.
+type Network interface {
+	Addr(n int) netip.Addr // the address of the n-th workload
+	Listen(netip.AddrPort) (net.Listener, error)
+	Dial(ctx context.Context, src netip.Addr, dst netip.AddrPort) (net.Conn, error)
+	Close()
 }
 
-func newNetwork(loopback bool) (network, error) {
-	if loopback {
+func newNetwork(o Options) (Network, error) {
+	switch {
+	case o.Network != nil:
+		return o.Network, nil
+	case o.Loopback:
 		return newLoopback()
 	}
 	return memoryNet{memnet.New()}, nil
@@ -27,14 +30,14 @@ func newNetwork(loopback bool) (network, error) {
 
 type memoryNet struct{ *memnet.Net }
 
-func (memoryNet) addr(n int) netip.Addr {
+func (memoryNet) Addr(n int) netip.Addr {
 	return netip.AddrFrom4([4]byte{10, 244, byte(n >> 8), byte(n)})
 }
-func (m memoryNet) listen(a netip.AddrPort) (net.Listener, error) { return m.Listen(a), nil }
-func (m memoryNet) dial(ctx context.Context, src netip.Addr, dst netip.AddrPort) (net.Conn, error) {
-	return m.Dial(ctx, src, dst)
+func (m memoryNet) Listen(a netip.AddrPort) (net.Listener, error) { return m.Net.Listen(a), nil }
+func (m memoryNet) Dial(ctx context.Context, src netip.Addr, dst netip.AddrPort) (net.Conn, error) {
+	return m.Net.Dial(ctx, src, dst)
 }
-func (memoryNet) close() {}
+func (memoryNet) Close() {}
 
 // A loopbackNet is a /16 of 127/8, all of which is this machine. The claim is a
 // listener that keeps it for us: tests of several packages run at a time.
@@ -52,20 +55,20 @@ func newLoopback() (*loopbackNet, error) {
 	var err error
 	for range count {
 		l := &loopbackNet{block: byte(first + next.Add(1)%count)}
-		if l.claim, err = l.listen(netip.AddrPortFrom(l.addr(0xffff), 15008)); err == nil {
+		if l.claim, err = l.Listen(netip.AddrPortFrom(l.Addr(0xffff), 15008)); err == nil {
 			return l, nil
 		}
 	}
 	return nil, err
 }
 
-func (l *loopbackNet) addr(n int) netip.Addr {
+func (l *loopbackNet) Addr(n int) netip.Addr {
 	return netip.AddrFrom4([4]byte{127, l.block, byte(n >> 8), byte(n)})
 }
-func (*loopbackNet) listen(a netip.AddrPort) (net.Listener, error) {
+func (*loopbackNet) Listen(a netip.AddrPort) (net.Listener, error) {
 	return net.ListenTCP("tcp", net.TCPAddrFromAddrPort(a))
 }
-func (*loopbackNet) dial(ctx context.Context, src netip.Addr, dst netip.AddrPort) (net.Conn, error) {
+func (*loopbackNet) Dial(ctx context.Context, src netip.Addr, dst netip.AddrPort) (net.Conn, error) {
 	return ztunnel.DialTCP(ctx, src, dst)
 }
-func (l *loopbackNet) close() { l.claim.Close() }
+func (l *loopbackNet) Close() { l.claim.Close() }

@@ -35,11 +35,20 @@ func (m *Mesh) Workload(name string) *Workload {
 	return w
 }
 
+// WorkloadOn is Workload on a node of the caller's choice.
+func (m *Mesh) WorkloadOn(node, name string) *Workload {
+	m.t.Helper()
+	w := m.newWorkload(name)
+	w.node = node
+	m.Apply(w.yaml(true, ""))
+	return w
+}
+
 func (m *Mesh) newWorkload(name string) *Workload {
 	ns, name := split(name)
 	m.nextIP++
 	account, _, _ := strings.Cut(name, ".")
-	w := &Workload{m: m, Namespace: ns, Name: name, IP: m.net.addr(m.nextIP), node: "node-a", account: account}
+	w := &Workload{m: m, Namespace: ns, Name: name, IP: m.net.Addr(m.nextIP), node: "node-a", account: account}
 	if m.nextIP%2 == 0 {
 		w.node = "node-b"
 	}
@@ -101,7 +110,7 @@ func (w *Workload) ID() identity.ID {
 // Listen opens a port of the workload's application.
 func (w *Workload) Listen(port uint16) net.Listener {
 	w.m.t.Helper()
-	ln, err := w.m.net.listen(netip.AddrPortFrom(w.IP, port))
+	ln, err := w.m.net.Listen(netip.AddrPortFrom(w.IP, port))
 	if err != nil {
 		w.m.t.Fatal(err)
 	}

@@ -111,6 +111,15 @@ func openFiles(t testing.TB) int {
 	return len(list)
 }
 
+func startAgent(t *testing.T, path string) *zdstest.Agent {
+	t.Helper()
+	a := zdstest.NewAgent()
+	if err := a.Listen(path); err != nil {
+		t.Fatal(err)
+	}
+	return a
+}
+
 // listen listens at path, for a test that sends messages by itself.
 func listen(t *testing.T, path string) *net.UnixListener {
 	t.Helper()
@@ -151,10 +160,7 @@ func TestSnapshotAndChanges(t *testing.T) {
 	path, r := socketPath(t), newRecorder()
 	listen(t, socketPath(t)) // so that the poller has its descriptors
 	before := openFiles(t)
-	agent, err := zdstest.NewAgent(path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	agent := startAgent(t, path)
 	defer agent.Close()
 	for _, name := range []string{"a", "b"} {
 		if err := agent.Add("uid-"+name, "ns", name, "sa", thisNetns); err != nil {
@@ -186,10 +192,7 @@ func TestSnapshotAndChanges(t *testing.T) {
 
 func TestRefusalIsTheAnswer(t *testing.T) {
 	path, r := socketPath(t), newRecorder()
-	agent, err := zdstest.NewAgent(path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	agent := startAgent(t, path)
 	defer agent.Close()
 	run(t, newClient(t, Options{Path: path, Handler: r}))
 	r.want(t, "synced")
@@ -360,10 +363,7 @@ func TestLateAnswerIsNotSent(t *testing.T) {
 // what goes.
 func TestUpgrade(t *testing.T) {
 	path := socketPath(t)
-	agent, err := zdstest.NewAgent(path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	agent := startAgent(t, path)
 	defer agent.Close()
 	old, young := newRecorder(), newRecorder()
 	stopOld := run(t, newClient(t, Options{Path: path, Handler: old}))

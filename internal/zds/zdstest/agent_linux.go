@@ -30,21 +30,29 @@ type pod struct {
 	netns   *os.File // nil: not known
 }
 
-// NewAgent listens at path.
-func NewAgent(path string) (*Agent, error) {
+// NewAgent returns an agent that does not listen yet.
+func NewAgent() *Agent {
+	a := &Agent{pods: map[string]pod{}}
+	a.changed = sync.NewCond(&a.mu)
+	return a
+}
+
+// Listen begins to listen at path.
+func (a *Agent) Listen(path string) error {
 	ln, err := net.ListenUnix("unixpacket", &net.UnixAddr{Name: path, Net: "unixpacket"})
 	if err != nil {
-		return nil, err
+		return err
 	}
-	a := &Agent{ln: ln, pods: map[string]pod{}}
-	a.changed = sync.NewCond(&a.mu)
+	a.ln = ln
 	a.served.Go(a.accept)
-	return a, nil
+	return nil
 }
 
 // Close ends the agent and its connections.
 func (a *Agent) Close() {
-	a.ln.Close()
+	if a.ln != nil {
+		a.ln.Close()
+	}
 	a.mu.Lock()
 	a.closed = true
 	for _, c := range a.conns {
