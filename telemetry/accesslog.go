@@ -12,7 +12,8 @@ import (
 // tunnel, Istio's default in either of its encodings, and after that the keys
 // that were asked for.
 type accessLog struct {
-	out    *Writer
+	out    *Writer   // nil: none
+	export *exporter // nil: none
 	text   bool
 	legacy bool // the client's address as Istio 1.18 printed it
 	more   []column
@@ -22,27 +23,28 @@ type accessLog struct {
 
 // A column is a further key, and how it is written before its value.
 type column struct {
+	name   string
 	before string
 	value  func(*line, logged)
 }
 
 // newAccessLog returns the access log that o asks for, or nil.
-func newAccessLog(o *Options) (*accessLog, error) {
+func newAccessLog(o *Options, export *exporter) (*accessLog, error) {
 	keys, err := keysOf(o.Keys)
 	if err != nil {
 		return nil, fmt.Errorf("access log: %w", err)
 	}
-	if o.AccessLog == nil {
+	if o.AccessLog == nil && export == nil {
 		return nil, nil
 	}
 	l := &accessLog{
-		out: o.AccessLog, text: o.Text, legacy: o.LegacyAddresses,
-		explains: slices.Contains(o.Keys, explanationKey), traces: slices.Contains(o.Keys, traceKey),
+		out: o.AccessLog, export: export, text: o.Text, legacy: o.LegacyAddresses,
+		explains: slices.Contains(o.Keys, explanationKey), traces: export != nil || slices.Contains(o.Keys, traceKey),
 	}
 	for _, k := range keys {
 		b := line{json: !o.Text}
 		b.key(k.name)
-		l.more = append(l.more, column{string(b.b), k.value})
+		l.more = append(l.more, column{k.name, string(b.b), k.value})
 	}
 	return l, nil
 }
@@ -69,6 +71,12 @@ func (l *accessLog) http(rec *HTTP) { l.write(logged{&rec.Ends, &rec.Outcome, re
 func (l *accessLog) tcp(rec *TCP) { l.write(logged{&rec.Ends, &rec.Outcome, nil, rec}) }
 
 func (l *accessLog) write(r logged) {
+	if l.export != nil {
+		l.exported(r)
+	}
+	if l.out == nil {
+		return
+	}
 	b := newLine(!l.text)
 	if l.text {
 		b.b = l.appendText(b.b, r.Ends, r.Outcome, r.http)

@@ -93,7 +93,7 @@ func BenchmarkRecord(b *testing.B) {
 		if err != nil {
 			b.Fatal(err)
 		}
-		t.tunnels = newTunnelLog(log, LevelTrace)
+		t.tunnels = newTunnelLog(log, LevelTrace, nil)
 		rec := connection(BySource)
 		b.ReportAllocs()
 		for b.Loop() {

@@ -86,6 +86,16 @@
 //	upstream_attempts       how often the request was sent to an endpoint, a number;
 //	                        null of what is not HTTP
 //
+// With [OTLPOptions] the lines of the access log go to an OTLP receiver as well:
+// log records of scope "access" with the fields of the JSON line as attributes, and
+// beside them those that OpenTelemetry has names for: http.request.method, url.path,
+// http.response.status_code, client.address, server.address and others of an
+// exchange; source.address, destination.address, network.transport and error.type,
+// which is the response flag, of a node tunnel's connection. Of a traced exchange
+// they name the span; of a tunnel, the trace that both node tunnels log. Records
+// that the receiver is too slow for, or does not take, are lost, and counted with
+// lines: log="otlp", and reason full, error or rejected.
+//
 // # Traces
 //
 // Context is taken in as W3C traceparent, b3 or X-B3-*, and passed on in the

@@ -107,11 +107,15 @@ func (t *Telemetry) register(o Options) error {
 			t.handshakes.Load),
 	}
 	if o.AccessLog != nil {
-		list = append(list, dropped("access", o.AccessLog)...)
+		list = append(list, dropped("access", o.AccessLog.Dropped, o.AccessLog.Failed)...)
+	}
+	if x := t.exporter; x != nil {
+		list = append(list, dropped("otlp", x.queue.Dropped, x.failed.Load)...)
+		list = append(list, lost("otlp", "rejected", x.rejected.Load))
 	}
 	if o.Log != nil {
 		if w, ok := o.Log.out.(*Writer); ok && w != o.AccessLog {
-			list = append(list, dropped("program", w)...)
+			list = append(list, dropped("program", w.Dropped, w.Failed)...)
 		}
 	}
 	if o.Program == Ztunnel {
@@ -148,12 +152,12 @@ func (t *Telemetry) tunnelFamilies() []prometheus.Collector {
 }
 
 // dropped are the lines that a log lost, by the reason.
-func dropped(log string, w *Writer) []prometheus.Collector {
-	const name, help = "waystone_log_dropped_lines_total", "Log lines lost."
-	return []prometheus.Collector{
-		countWith(name, help, prometheus.Labels{"log": log, "reason": "full"}, w.Dropped),
-		countWith(name, help, prometheus.Labels{"log": log, "reason": "error"}, w.Failed),
-	}
+func dropped(log string, full, failed func() uint64) []prometheus.Collector {
+	return []prometheus.Collector{lost(log, "full", full), lost(log, "error", failed)}
+}
+
+func lost(log, reason string, f func() uint64) prometheus.Collector {
+	return countWith("waystone_log_dropped_lines_total", "Log lines lost.", prometheus.Labels{"log": log, "reason": reason}, f)
 }
 
 func gauge(name, help string, f func() float64) prometheus.Collector {

@@ -12,83 +12,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/waystone-mesh/waystone/internal/identity"
-	"github.com/waystone-mesh/waystone/internal/mesh"
 )
-
-// A Program is which of the proxies reports: it is the component of
-// istio_build.
-type Program string
-
-// The programs, by Istio's names for them.
-const (
-	Waypoint Program = "proxy"
-	Ztunnel  Program = "ztunnel"
-)
-
-// A Living knows what is in the mesh. It is asked about idle series only, from a
-// goroutine of Telemetry's. A nil function knows of nothing.
-type Living struct {
-	// Workload reports whether w is, or another that yields the same labels: of
-	// the same owner, say.
-	Workload func(w *mesh.Workload) bool
-
-	// Service reports whether s is, or a later version of it.
-	Service func(s *mesh.Service) bool
-}
-
-// Options configure a Telemetry. The zero Options count, and log nothing.
-type Options struct {
-	Program Program // "" is Waypoint
-	Version string  // the tag of istio_build: the Istio version we stand in for; "" is "unknown"
-
-	// ClusterID stands in for that of a workload without one. "" is
-	// "Kubernetes", Istio's default.
-	ClusterID string
-
-	// MaxSeries is how many sets of labels there may be; what is beyond is
-	// counted under the value "overflow". 0 is 10,000: some 20 MiB. There may be a
-	// tenth as many besides of what policies decide.
-	MaxSeries int
-
-	// Retain is for how long a series is kept that nothing counts in. 0 is one
-	// hour.
-	Retain time.Duration
-
-	// Live says what is in the mesh: series about that are kept, however idle.
-	// Those about what is gone disappear once they have been idle for Retain and
-	// up to a quarter of it.
-	Live Living
-
-	// AccessLog takes a waypoint's line for each exchange and opaque tunnel. Nil
-	// is none.
-	AccessLog *Writer
-
-	// Text chooses the default text format over JSON for AccessLog.
-	Text bool
-
-	// Keys are the names of further keys for AccessLog, in their order: those of
-	// [KeyNames].
-	Keys []string
-
-	// LegacyAddresses prints clients' addresses as Istio did up to 1.18:
-	// "envoy://internal_client_address/".
-	LegacyAddresses bool
-
-	// Log takes a node tunnel's access lines (scope "access"), and what
-	// Telemetry has to say. Nil is none.
-	Log *Log
-
-	// Steps writes the lines about the steps of a tunnelled connection, those of
-	// scopes "ztunnel::proxy::outbound" and "…::inbound", at info level rather
-	// than at debug.
-	Steps bool
-
-	Trace TraceOptions
-
-	now   func() time.Time // nil is time.Now
-	sweep time.Duration    // how often; 0 is a quarter of Retain
-	trace *tracer          // overrides Trace
-}
 
 // A Telemetry turns records into metrics, log lines and spans. It is safe for
 // concurrent use, provided that each record is used by one goroutine at a time.
@@ -102,6 +26,7 @@ type Telemetry struct {
 	access      *accessLog   // nil without an access log
 	tunnels     *tunnelLog   // nil without a log
 	tracer      *tracer      // nil without tracing
+	exporter    *exporter    // of log records; nil without
 	now         func() time.Time
 	writer      *Writer
 	stop        func()
@@ -127,7 +52,6 @@ func New(o Options) (*Telemetry, error) {
 	if o.now == nil {
 		o.now = time.Now
 	}
-	log := slog.New(slog.DiscardHandler)
 	t := &Telemetry{
 		registry:  prometheus.NewRegistry(),
 		table:     newTable(o.MaxSeries, o.Retain, o.Live, o.ClusterID),
@@ -140,31 +64,41 @@ func New(o Options) (*Telemetry, error) {
 	}
 	t.tally.open(max(o.MaxSeries/10, 1), o.Retain)
 	t.questions.open(max(o.MaxSeries/10, 1), o.Retain)
-	var err error
-	if t.access, err = newAccessLog(&o); err != nil {
-		return nil, err
-	}
-	if o.Log != nil {
-		log = o.Log.Scope("tracing")
-		steps := slog.LevelDebug
-		if o.Steps {
-			steps = slog.LevelInfo
-		}
-		t.tunnels = newTunnelLog(o.Log, steps)
-		t.questionLog = o.Log.Scope("dns")
-	}
-	if t.tracer == nil {
-		if t.tracer, err = newTracer(o.Trace, log); err != nil {
-			return nil, err
-		}
-	}
-	if err := t.register(o); err != nil {
-		return nil, err
+	if err := t.start(o); err != nil {
+		return nil, errors.Join(err, t.exporter.close(context.Background()))
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	t.stop = cancel
 	go t.sweepEvery(ctx, o.sweep)
 	return t, nil
+}
+
+// start opens what o asks for.
+func (t *Telemetry) start(o Options) (err error) {
+	log, exporting := slog.New(slog.DiscardHandler), slog.New(slog.DiscardHandler)
+	if o.Log != nil {
+		log, exporting = o.Log.Scope("tracing"), o.Log.Scope("otlp")
+		t.questionLog = o.Log.Scope("dns")
+	}
+	if t.exporter, err = newExporter(o.OTLP, o.Version, o.ClusterID, exporting); err != nil {
+		return err
+	}
+	if t.access, err = newAccessLog(&o, t.exporter); err != nil {
+		return err
+	}
+	if o.Log != nil {
+		steps := slog.LevelDebug
+		if o.Steps {
+			steps = slog.LevelInfo
+		}
+		t.tunnels = newTunnelLog(o.Log, steps, t.exporter)
+	}
+	if t.tracer == nil {
+		if t.tracer, err = newTracer(o.Trace, log); err != nil {
+			return err
+		}
+	}
+	return t.register(o)
 }
 
 // Metrics returns what a scrape is served from.
@@ -339,9 +273,10 @@ func (t *Telemetry) HandshakeFailed() { t.handshakes.Add(1) }
 // Reopen reopens the access log under its name.
 func (t *Telemetry) Reopen(ctx context.Context) error { return t.writer.Reopen(ctx) }
 
-// Shutdown exports the spans that are waiting and writes the access log out. It
-// closes neither the log nor the writer, which others may share. Records may
-// still be reported, but their spans are lost.
+// Shutdown exports the spans and log records that are waiting and writes the access
+// log out. It closes neither the log nor the writer, which others may share. Records
+// may still be reported, but their spans and log records are lost. It is called
+// once.
 func (t *Telemetry) Shutdown(ctx context.Context) error {
 	t.stop()
 	<-t.swept
@@ -349,7 +284,7 @@ func (t *Telemetry) Shutdown(ctx context.Context) error {
 	if t.tracer != nil {
 		err = t.tracer.provider.Shutdown(ctx)
 	}
-	return errors.Join(err, t.writer.Flush(ctx))
+	return errors.Join(err, t.writer.Flush(ctx), t.exporter.close(ctx))
 }
 
 // sweepEvery is the goroutine that removes idle series.

@@ -21,6 +21,7 @@ type tunnelLog struct {
 	access            *scope
 	outbound, inbound *scope
 	steps             slog.Level // of the older lines
+	export            *exporter  // nil: none
 }
 
 // The scopes of the older lines.
@@ -29,8 +30,8 @@ const (
 	inboundScope  = "ztunnel::proxy::inbound"
 )
 
-func newTunnelLog(l *Log, steps slog.Level) *tunnelLog {
-	return &tunnelLog{l, l.scope("access"), l.scope(outboundScope), l.scope(inboundScope), steps}
+func newTunnelLog(l *Log, steps slog.Level, export *exporter) *tunnelLog {
+	return &tunnelLog{l, l.scope("access"), l.scope(outboundScope), l.scope(inboundScope), steps, export}
 }
 
 // opened tells of a connection whose destination is known but not yet reached.
@@ -54,15 +55,24 @@ func (l *tunnelLog) closed(rec *TCP) {
 	if rec.Err != nil {
 		level = slog.LevelError
 	}
+	const message = "connection complete"
 	if l.access.enabled(level) {
-		l.line(now, level, "connection complete", rec, appendComplete)
+		l.line(now, level, message, rec, appendComplete)
+	}
+	if l.export != nil {
+		l.exported(now, level, message, rec, appendComplete)
 	}
 }
 
 // failed tells of a connection that was refused before its ends were known.
 func (l *tunnelLog) failed(rec *TCP) {
-	if l.access.enabled(slog.LevelWarn) {
-		l.line(l.log.now(), slog.LevelWarn, "connection failed", rec, appendFailed)
+	const message, level = "connection failed", slog.LevelWarn
+	now := l.log.now()
+	if l.access.enabled(level) {
+		l.line(now, level, message, rec, appendFailed)
+	}
+	if l.export != nil {
+		l.exported(now, level, message, rec, appendFailed)
 	}
 }
 

@@ -40,8 +40,9 @@ type Options struct {
 	LogJSON   bool
 	LogOutput string
 
-	Collector flags.Endpoint
-	Sampling  float64
+	Collector  flags.Endpoint
+	Sampling   float64
+	AccessOTLP flags.Endpoint
 
 	Loops        int
 	CryptoTLS    bool
@@ -88,6 +89,8 @@ func (o *Options) Define(set *pflag.FlagSet, p telemetry.Program) {
 	flags.Define(set, &o.LogOutput, "log-output", "PATH", output, flags.Text, "where the log goes; reopened on SIGUSR1")
 	flags.Define(set, &o.Collector, "otlp-endpoint", "URL", "", flags.Collector, "the OTLP collector (gRPC) that spans go to", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 	flags.Define(set, &o.Sampling, "trace-sampling", "PERCENT", "1", flags.Percent, "of the requests that come without a decision")
+
+	flags.Define(set, &o.AccessOTLP, "access-log-otlp", "URL", "", flags.Collector, "the OTLP receiver (gRPC) that the lines of the access log go to as log records besides", "OTEL_EXPORTER_OTLP_LOGS_ENDPOINT")
 
 	flags.Define(set, &o.Loops, "loops", "NUMBER", "0", flags.Loops, `how many loops carry traffic, or a share of the cores ("50%"); 0 is one a core`, loopVariables...)
 	flags.Define(set, &o.CryptoTLS, "tls-records", "NAME", "own", flags.Records, "who protects TLS records after the handshake: own, or crypto/tls, which needs more memory")

@@ -1,6 +1,7 @@
 package program
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -97,6 +98,10 @@ func (p *Process) Report(t telemetry.Options) error {
 	t.Trace.Endpoint, t.Trace.TLS, t.Trace.Percent = o.Collector.Address, o.Collector.TLS, o.Sampling
 	if o.Sampling == 0 {
 		t.Trace.Percent = -1
+	}
+	t.OTLP = telemetry.OTLPOptions{
+		Endpoint: o.AccessOTLP.Address, TLS: o.AccessOTLP.TLS,
+		Service: cmp.Or(t.Trace.Service, string(t.Program)), Node: o.Node,
 	}
 	p.Telemetry, err = telemetry.New(t)
 	return err
