@@ -96,6 +96,7 @@ var imports = map[string]string{
 	"internal/waypointcmd":         "*",
 	"internal/ztunnelcmd":          "telemetry ztunnel internal/config internal/dns internal/dump internal/flags internal/identity internal/istiod internal/mesh internal/netns internal/program internal/xds internal/zds", // not what only a waypoint needs: OPA weighs as much as the rest
 	"internal/zds/zdstest":         "internal/zds/zdsapi",
+	"internal/nettest":             "ztunnel internal/capture internal/meshtest internal/netns internal/zds internal/zds/zdstest",
 	"internal/meshtest":            "*",
 	"internal/script":              "",
 	"internal/arch":                "",
@@ -121,8 +122,8 @@ var homes = map[string]string{
 	"github.com/go-jose/":           "authz/jwt",
 	"github.com/HdrHistogram/":      "internal/bench",
 	"github.com/google/nftables":    "internal/capture",
-	"github.com/vishvananda/":       "internal/capture",
-	"golang.org/x/sys":              "internal/bench internal/capture internal/netns internal/zds internal/zds/zdstest",
+	"github.com/vishvananda/":       "internal/capture internal/nettest",
+	"golang.org/x/sys":              "internal/bench internal/capture internal/netns internal/nettest internal/zds internal/zds/zdstest",
 	"golang.org/x/crypto":           "internal/record",
 	"golang.org/x/net/http2":        "internal/h2 internal/meshtest", // in tests, the peer that is not ours
 	"github.com/fsnotify/fsnotify":  "internal/watch",

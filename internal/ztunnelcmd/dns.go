@@ -76,30 +76,48 @@ func parseServers(s string) (out []netip.AddrPort, err error) {
 	return out, nil
 }
 
-// resolve answers the pods' questions, if it is to, until the program ends.
-func (o *options) resolve(p *program.Process) error {
+// inPods reports whether each pod's questions are answered in its network
+// namespace: unless that is turned off. Where is not for us to say, but for the
+// rules there.
+func (d *dnsOptions) inPods(o *options) bool {
+	return d.capture && (len(d.addrs) > 0 || !o.Given("dns"))
+}
+
+// resolver returns how questions are answered.
+func (o *options) resolver(p *program.Process) (dns.ServerOptions, error) {
 	d := &o.dns
-	if len(d.addrs) == 0 || !d.capture {
-		return nil
-	}
 	upstream := d.upstream
 	if len(upstream) == 0 {
 		var err error
 		if upstream, err = dns.Upstream(resolvConf); err != nil {
-			return fmt.Errorf("flag --dns-upstream: is not given: %w", err)
+			return dns.ServerOptions{}, fmt.Errorf("flag --dns-upstream: is not given: %w", err)
 		}
 	}
-	s, err := dns.Listen(dns.ServerOptions{
+	return dns.ServerOptions{
 		Resolver: dns.NewResolver(dns.ResolverOptions{
 			Domain: o.ClusterDomain, Network: o.Network, Node: o.Node, Prefer: d.prefer, NoIPv6: !d.ipv6,
 		}),
 		Snapshot: p.Snapshot, Upstream: upstream,
 		Report: p.Telemetry.DNS, Log: p.Log.Scope("dns"),
-	}, d.addrs...)
+	}, nil
+}
+
+// resolve answers the pods' questions outside of their network namespaces, if it
+// is to, until the program ends.
+func (o *options) resolve(p *program.Process) error {
+	d := &o.dns
+	if len(d.addrs) == 0 || !d.capture || o.capture.inside() {
+		return nil
+	}
+	how, err := o.resolver(p)
+	if err != nil {
+		return err
+	}
+	s, err := dns.Listen(how, d.addrs...)
 	if err != nil {
 		return fmt.Errorf("flag --dns: %w", err)
 	}
-	p.Log.Scope("dns").Info("questions of pods are answered", "address", fmt.Sprint(s.Addrs()), "upstream", fmt.Sprint(upstream))
+	p.Log.Scope("dns").Info("questions of pods are answered", "address", fmt.Sprint(s.Addrs()), "upstream", fmt.Sprint(how.Upstream))
 	p.Go(func() error { return s.Serve(p.Context()) })
 	return nil
 }

@@ -18,11 +18,11 @@ import (
 // options are the flags of a node tunnel.
 type options struct {
 	program.Options
-	xds             xdsOptions
-	requireWaypoint bool
-	originalSource  bool
-	steps           bool
-	dns             dnsOptions
+	xds         xdsOptions
+	connections connectionOptions
+	steps       bool
+	dns         dnsOptions
+	capture     modeOptions
 }
 
 // Command returns the command that runs a node tunnel.
@@ -55,19 +55,26 @@ reopens the log.`,
 		if err := o.oneSource(); err != nil {
 			return err
 		}
+		o.capture.mode = o.modeFor(c.Flags().Args())
 		return o.run(c.Context())
 	}, "node", "identity")
 	c.Args = asIstiosArguments
+	c.PreRunE = func(c *cobra.Command, args []string) error {
+		if err := checkEnvironment(os.LookupEnv); err != nil {
+			return err
+		}
+		return adoptIstios(c.Flags(), args, os.LookupEnv)
+	}
 	return c
 }
 
 func (o *options) define(set *pflag.FlagSet) {
 	o.Define(set, telemetry.Ztunnel)
 	o.xds.define(set)
-	flags.Define(set, &o.requireWaypoint, "require-waypoint", "bool", "false", flags.Bool, "refuse, with 401, who comes to a pod behind a waypoint without having been through it")
-	flags.Define(set, &o.originalSource, "original-source", "bool", "true", flags.Bool, "connect to pods from the client's address, as far as it can be had", "ENABLE_ORIG_SRC")
+	o.connections.define(set)
 	flags.Define(set, &o.steps, "log-steps", "bool", "false", flags.Bool, "write the lines about each step of a connection at info level rather than at debug")
 	o.dns.define(set)
+	o.capture.define(set)
 }
 
 // source returns where the configuration comes from, nil for files.
@@ -86,16 +93,25 @@ func (o *options) run(ctx context.Context) (err error) {
 	if err := p.Report(telemetry.Options{Program: telemetry.Ztunnel, Steps: o.steps}); err != nil {
 		return err
 	}
+	for _, v := range ofNoMatter(os.LookupEnv) {
+		p.Log.Scope("main").Info("an environment variable changes nothing", "name", v.name, "reason", v.why)
+	}
 	if err := p.Know(config.Options{}, o.source()); err != nil {
 		return err
 	}
 	serving := p.Ready.Task("ports of the pods")
-	z, err := ztunnel.New(ztunnel.Options{
+	in, err := o.inPod(p)
+	if err != nil {
+		return err
+	}
+	about := ztunnel.Options{
 		Node: o.Node, Identity: p.Identity, Store: p.Store, Telemetry: p.Telemetry, Loops: p.Loops,
 		Log: p.Log.Scope("proxy"), Aliases: o.Aliases, Network: o.Network, ClusterDomain: o.ClusterDomain,
-		RequireWaypoint: o.requireWaypoint, NoOriginalSource: !o.originalSource, MeshOnly: o.xds.address != "",
+		MeshOnly: o.xds.address != "", InPod: in,
 		HBONE: o.HBONE(), PoolIdle: o.PoolIdle, PoolStreams: int(o.PoolStreams),
-	})
+	}
+	o.connections.apply(&about, in != nil)
+	z, err := ztunnel.New(about)
 	if err != nil {
 		return err
 	}
@@ -111,6 +127,9 @@ func (o *options) run(ctx context.Context) (err error) {
 	}
 	z.Reconcile()
 	serving()
+	if err := o.hear(p, z); err != nil {
+		return err
+	}
 	p.Go(func() error { return z.Run(p.Context()) })
 	return p.Wait(z.Shutdown)
 }
