@@ -186,6 +186,7 @@ type fdWire struct {
 	events uint32 // what epoll watches for
 	off    bool   // not in epoll at all
 	hup    bool   // the event at hand says that the end is near
+	closed bool
 }
 
 func (w *fdWire) control(op int, events uint32) error {
@@ -307,6 +308,7 @@ func (w *fdWire) close() {
 		_ = w.control(syscall.EPOLL_CTL_DEL, 0)
 	}
 	_ = syscall.Close(w.fd)
+	w.closed = true
 }
 
 func (w *fdWire) abort() {

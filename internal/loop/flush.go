@@ -152,6 +152,7 @@ func (s *Socket) finish() {
 		s.timer.Stop()
 	}
 	s.loop.forget(s)
+	s.askTCPInfo(false)
 	switch {
 	case s.w == nil: // never got so far
 		s.drop()
