@@ -75,10 +75,12 @@ var imports = map[string]string{
 	// They ask the Kubernetes API, or are it.
 	"internal/kube":          "",
 	"internal/kube/kubetest": "internal/kube",
-	"internal/extauthz":      "authz internal/identity internal/l7",
-	"internal/jwks":          "authz/jwt",
-	"internal/opa":           "authz internal/extauthz internal/identity internal/watch",
-	"internal/dns":           "internal/config internal/mesh telemetry",
+	"internal/enroll":        "internal/capture internal/config internal/kube internal/mesh internal/netns internal/zds",
+
+	"internal/extauthz": "authz internal/identity internal/l7",
+	"internal/jwks":     "authz/jwt",
+	"internal/opa":      "authz internal/extauthz internal/identity internal/watch",
+	"internal/dns":      "internal/config internal/mesh telemetry",
 
 	// They carry.
 	"waypoint": "authz authz/jwt routing telemetry internal/bufs internal/config internal/decisions internal/extauthz internal/flow internal/h1 internal/h2 internal/hbone internal/identity internal/inner internal/l7 internal/loop internal/mesh",

@@ -141,7 +141,7 @@ func (m *Mesh) close() {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
 	for _, w := range m.workloads {
-		w.close()
+		w.Close()
 	}
 	for i := len(m.programs) - 1; i >= 0; i-- {
 		if p := m.programs[i]; p.stop != nil {

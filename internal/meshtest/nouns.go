@@ -132,7 +132,8 @@ func (w *Workload) Serve(h http.HandlerFunc) *Workload {
 	return w
 }
 
-func (w *Workload) close() {
+// Close ends the pod's application, and the connections of Connect.
+func (w *Workload) Close() {
 	for _, f := range w.closers {
 		f()
 	}

@@ -111,6 +111,24 @@ func (m *Mesh) Series(family string) map[string]float64 {
 func (m *Mesh) WantLog(pairs ...any) {
 	m.t.Helper()
 	lines := m.log.lines()
+	if logged(lines, pairs) {
+		return
+	}
+	if n := len(lines); n > 20 {
+		lines = lines[n-20:]
+	}
+	m.t.Errorf("no log line has %v; the last are:\n%s", pairs, strings.Join(lines, "\n"))
+}
+
+// WaitLog is WantLog for what is logged a moment after the client knows.
+func (m *Mesh) WaitLog(pairs ...any) {
+	m.t.Helper()
+	if !poll(func() bool { return logged(m.log.lines(), pairs) }) {
+		m.WantLog(pairs...)
+	}
+}
+
+func logged(lines []string, pairs []any) bool {
 	for _, line := range lines {
 		var got map[string]any
 		if json.Unmarshal([]byte(line), &got) != nil {
@@ -121,13 +139,10 @@ func (m *Mesh) WantLog(pairs ...any) {
 			ok = ok && fmt.Sprint(got[pairs[i].(string)]) == fmt.Sprint(pairs[i+1])
 		}
 		if ok {
-			return
+			return true
 		}
 	}
-	if n := len(lines); n > 20 {
-		lines = lines[n-20:]
-	}
-	m.t.Errorf("no log line has %v; the last are:\n%s", pairs, strings.Join(lines, "\n"))
+	return false
 }
 
 // Log returns every line logged so far.
