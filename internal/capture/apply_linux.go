@@ -90,3 +90,12 @@ func in(ns *netns.Netns, f func(*nftables.Conn, *netlink.Handle, netlink.Link) e
 	}
 	return nil
 }
+
+// There reports whether any rules of ours are in ns, whatever their options.
+func There(ns *netns.Netns) (there bool, err error) {
+	err = in(ns, func(c *nftables.Conn, _ *netlink.Handle, _ netlink.Link) error {
+		there, err = table{name: Table}.there(c)
+		return err
+	})
+	return there, err
+}

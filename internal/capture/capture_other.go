@@ -40,3 +40,6 @@ func (*Host) Remove(...netip.Addr) error { return errLinux }
 
 // Verify needs Linux.
 func (*Host) Verify() error { return errLinux }
+
+// There needs Linux.
+func There(*netns.Netns) (bool, error) { return false, errLinux }

@@ -66,6 +66,16 @@ func Follow[T any, P object[T]](ctx context.Context, c *Client, r Resource[T], f
 	}
 }
 
+// List returns the objects of r as they are now.
+func List[T any, P object[T]](ctx context.Context, c *Client, r Resource[T]) ([]T, error) {
+	w := follow[T, P]{c: c, r: r}
+	all, _, err := w.list(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("kube: %s: %w", r.path, err)
+	}
+	return all, nil
+}
+
 type follow[T any, P object[T]] struct {
 	c *Client
 	r Resource[T]

@@ -127,6 +127,7 @@ func TestFollowListsAnewAfterGone(t *testing.T) {
 				s.Refuse(nil)
 				s.Set(pod("c", "n2")) // so that who watches looks
 				time.Sleep(time.Minute)
+				synctest.Wait()
 				if !slices.Contains(r.told, "replace b") {
 					t.Errorf("told %q, want all to be replaced", r.told)
 				}
@@ -165,6 +166,7 @@ func TestFollowBacksOff(t *testing.T) {
 		s.Refuse(func(*http.Request) int { return http.StatusForbidden })
 		r := newRig(t, s)
 		time.Sleep(10 * time.Minute)
+		synctest.Wait()
 		if n := len(s.Requests()); n < 20 || n > 40 {
 			t.Errorf("asked %d times in 10 min, want about 27", n)
 		}
