@@ -5,7 +5,6 @@ import (
 	"context"
 	"log/slog"
 	"maps"
-	"net/http"
 	"net/netip"
 	"slices"
 	"strings"
@@ -50,7 +49,7 @@ func (k Kubernetes) Mark(ctx context.Context, p Pod, value string) error {
 		v = nil
 	}
 	err := k.Client.Annotate(ctx, p.Namespace, p.Name, p.UID, map[string]*string{annotationRedirection: v})
-	if kube.Is(err, http.StatusNotFound) || kube.Is(err, http.StatusConflict) {
+	if kube.IsGone(err) {
 		return nil
 	}
 	return err

@@ -161,10 +161,13 @@ func Is(err error, code int) bool {
 	return errors.As(err, &s) && s.Code == code
 }
 
+// IsGone reports whether err says that there is no such object, or that another
+// has its name.
+func IsGone(err error) bool { return Is(err, http.StatusNotFound) || Is(err, http.StatusConflict) }
+
 // Annotate sets annotations of a pod, and removes those whose value is nil. A
 // pod of that name that has another uid is left alone: it is another pod. The
-// error is a *StatusError if the server refused: 404 if there is no such pod,
-// 409 if it is another.
+// error is a *StatusError if the server refused, see IsGone.
 func (c *Client) Annotate(ctx context.Context, namespace, name, uid string, annotations map[string]*string) error {
 	type metadata struct {
 		UID         string             `json:"uid"`
