@@ -1,7 +1,9 @@
 package authz
 
 import (
+	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/waystone-mesh/waystone/internal/identity"
@@ -135,6 +137,14 @@ func (b *builder) table(k guardKind, keys []int32, found [][]int32, used [guardK
 		switch {
 		case key.prefix:
 			t.prefixes = append(t.prefixes, prefix{text: key.text, branch: n})
+		case k.ofAddress():
+			t.blocks.add(netip.MustParsePrefix(key.text), n) // which a prefix wrote
+		case k == byPort:
+			if t.ports == nil {
+				t.ports = make(map[uint16]*branch, len(keys))
+			}
+			port, _ := strconv.ParseUint(key.text, 10, 16) // a port wrote it
+			t.ports[uint16(port)] = n
 		case k.ofPeer():
 			if t.ids == nil {
 				t.ids = make(map[identity.ID]*branch, len(keys))

@@ -16,7 +16,7 @@ func NewSetForTest(entries []Entry, short int) *Set {
 
 // GuardsForTest returns what e is found by, as the index has it.
 func GuardsForTest(e *Expr) (out []string) {
-	names := [guardKinds]string{"principal", "account", "subject", "path", "namespace", "issuer", "method"}
+	names := [guardKinds]string{"principal", "account", "subject", "source", "path", "namespace", "issuer", "dest", "port", "method"}
 	for _, keys := range guardsOf(e) {
 		for _, k := range keys {
 			text := names[k.kind] + "=" + k.text
@@ -57,6 +57,16 @@ func (n *branch) lookedAt(f *facts) int {
 	sum := len(n.rest)
 	for i := range n.tables {
 		t := &n.tables[i]
+		if t.kind.ofAddress() {
+			a := f.src
+			if t.kind == byDest {
+				a = f.dst
+			}
+			for _, length := range t.blocks.lengths(a) {
+				sum += t.blocks.of(a, length).lookedAt(f)
+			}
+			continue
+		}
 		if t.kind != byPath {
 			sum += t.only(f).lookedAt(f)
 			continue

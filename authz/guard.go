@@ -1,6 +1,7 @@
 package authz
 
 import (
+	"strconv"
 	"strings"
 
 	"github.com/waystone-mesh/waystone/internal/identity"
@@ -25,12 +26,18 @@ const (
 	byPrincipal guardKind = iota // td/ns/namespace/sa/account
 	byAccount                    // namespace/sa/account
 	bySubject                    // of the token
+	bySource                     // a block of addresses
 	byPath
 	byNamespace
 	byIssuer // of the token
+	byDest   // a block of addresses
+	byPort   // of the destination
 	byMethod
 	guardKinds
 )
+
+// ofAddress reports whether a guard is about an address: its keys are blocks.
+func (k guardKind) ofAddress() bool { return k == bySource || k == byDest }
 
 // ofPeer reports whether a guard is about the peer's identity.
 func (k guardKind) ofPeer() bool { return k == byPrincipal || k == byAccount || k == byNamespace }
@@ -112,6 +119,14 @@ func (g *guards) match(e *Expr) {
 		if m.kind == kindExact && strings.Count(m.s, "/") == 1 {
 			ns, sa, _ := strings.Cut(m.s, "/")
 			g.account(ns + "/sa/" + sa)
+		}
+	case e.attr == SourceIP:
+		g.block(bySource, m)
+	case e.attr == DestIP:
+		g.block(byDest, m)
+	case e.attr == DestPort:
+		if m.kind == kindPorts && m.from == m.to {
+			g.need(byPort, strconv.Itoa(int(m.from)))
 		}
 	case e.attr == RequestPrincipal:
 		g.token(m)

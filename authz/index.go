@@ -75,6 +75,8 @@ type table struct {
 	ids      map[identity.ID]*branch
 	texts    map[string]*branch
 	prefixes []prefix // in order
+	blocks   blocks
+	ports    map[uint16]*branch
 }
 
 // A prefix is one that a path may begin with. Of all the prefixes of a path the
@@ -111,7 +113,13 @@ func (n *branch) before(f *facts, items []item, end int) int {
 }
 
 func (t *table) first(f *facts, items []item, end int) int {
-	if t.kind != byPath {
+	switch t.kind {
+	case byPath:
+	case bySource:
+		return t.blocks.first(f.src, f, items, end)
+	case byDest:
+		return t.blocks.first(f.dst, f, items, end)
+	default:
 		return t.only(f).before(f, items, end)
 	}
 	path := f.path
@@ -124,8 +132,8 @@ func (t *table) first(f *facts, items []item, end int) int {
 	return end
 }
 
-// only returns the branch that the input leads to, or nil. It is not for paths,
-// of which there may be several.
+// only returns the branch that the input leads to, or nil. It is not for paths
+// and addresses, of which there may be several.
 func (t *table) only(f *facts) *branch {
 	peer := &f.in.Peer
 	switch t.kind {
@@ -135,6 +143,8 @@ func (t *table) only(f *facts) *branch {
 		return t.ids[identity.ID{Namespace: peer.Namespace, ServiceAccount: peer.ServiceAccount}]
 	case byNamespace:
 		return t.ids[identity.ID{Namespace: peer.Namespace}]
+	case byPort:
+		return t.ports[f.in.Dest.Port()]
 	}
 	if f.in.HTTP == nil {
 		return nil

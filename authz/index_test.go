@@ -3,6 +3,7 @@ package authz_test
 import (
 	"fmt"
 	"math/rand/v2"
+	"net/netip"
 	"slices"
 	"testing"
 
@@ -208,6 +209,12 @@ func TestGuardsAreWhatAnExprNeeds(t *testing.T) {
 		{authz.Match("", authz.RequestPrincipal, authz.Exact("i/s")), nil}, // matches nothing
 		{authz.Not("", method("GET")), nil},
 		{authz.Always(""), nil},
+		{authz.Match("", authz.SourceIP, authz.CIDR(netip.MustParsePrefix("10.1.2.3/16"))), []string{"source=10.1.0.0/16"}},
+		{authz.Match("", authz.SourceIP, authz.CIDR(netip.MustParsePrefix("::ffff:10.1.2.3/128"))), []string{"source=10.1.2.3/32"}},
+		{authz.Match("", authz.SourceIP, authz.CIDR(netip.Prefix{})), nil},
+		{authz.Match("", authz.DestIP, authz.CIDR(netip.MustParsePrefix("fd00::/8"))), []string{"dest=fd00::/8"}},
+		{authz.Match("", authz.DestPort, authz.Ports(80, 80)), []string{"port=80"}},
+		{authz.Match("", authz.DestPort, authz.Ports(80, 81)), nil},
 	} {
 		if got := authz.GuardsForTest(tt.x); !slices.Equal(got, tt.want) {
 			t.Errorf("%s: got %q, want %q", tt.x, got, tt.want)
@@ -223,4 +230,30 @@ func asked(t *testing.T, principal string) *authz.Expr {
 		t.Fatal(err)
 	}
 	return e[0].HTTP
+}
+
+// Blocks may lie in one another, and an address is in one of each length.
+func TestBlocksAreFoundWhateverTheirLength(t *testing.T) {
+	blocks := []string{"0.0.0.0/0", "10.0.0.0/8", "10.1.0.0/16", "10.1.2.0/24", "10.1.2.3", "10.1.2.4", "10.2.0.0/16", "::/0", "fd00::/8", "fd00::1", "192.0.2.1"}
+	var entries []authz.Entry
+	for i, block := range blocks {
+		p := &authz.Policy{Namespace: "n", Name: "p", Rules: []authz.Rule{{From: []authz.Source{{IPBlocks: []string{block}}}}, {When: []authz.Condition{{Key: "destination.ip", Values: []string{block}}}}}}
+		e, err := authz.Entries(authz.Options{L4: true}, p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for j := range e {
+			e[j].ID = fmt.Sprintf("%02d", len(blocks)-i) // the narrower, the sooner
+		}
+		entries = append(entries, e...)
+	}
+	plain, indexed := authz.NewSetForTest(entries, -1), authz.NewSetForTest(entries, 0)
+	addresses := []string{"10.1.2.3", "10.1.2.4", "10.1.2.5", "10.1.3.3", "10.2.2.2", "10.3.3.3", "11.0.0.0", "fd00::1", "fd00::2", "fe80::1%eth0", "::1", "::ffff:10.1.2.3", "192.0.2.1"}
+	for _, src := range addresses {
+		for _, dst := range addresses {
+			in := &authz.Input{Source: netip.MustParseAddr(src), Dest: netip.AddrPortFrom(netip.MustParseAddr(dst), 80)}
+			sameVerdict(t, in, indexed, plain.Check(in))
+		}
+	}
+	sameVerdict(t, new(authz.Input), indexed, plain.Check(new(authz.Input)))
 }
