@@ -46,10 +46,10 @@ func (s *state) authzOptions() authz.Options {
 	}
 }
 
-// markAttached marks what a policy is attached to.
+// markAttached marks what a policy is attached to, or has it marked.
 func (s *state) markAttached(p *target) {
 	if !s.waypoint() {
-		s.markAll(nil, func(w *mesh.Workload) bool { return s.selects(p, w) })
+		s.affected.add(s, p)
 		return
 	}
 	if s.onGateway(p) {

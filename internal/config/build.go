@@ -27,6 +27,7 @@ type builder struct {
 	tokenUses     uses
 	sourcesChange bool
 
+	sets    setsOf // during build
 	changes Changes
 }
 
@@ -38,7 +39,9 @@ var unattached = authz.Closed("not attached to this waypoint")
 func (b *builder) build(old *Snapshot) (*Snapshot, Changes) {
 	next := *old
 	b.changes = Changes{Snapshot: &next, Destinations: map[*Destination]*Destination{}}
+	b.markAffected()
 	b.lookAround()
+	b.sets = setsOf{}
 	services, workloads, addresses := editOf(old.services), editTable(old.workloads), editTable(old.addresses)
 	for _, st := range b.dirtyServices {
 		b.service(st, services)
@@ -49,6 +52,7 @@ func (b *builder) build(old *Snapshot) (*Snapshot, Changes) {
 	for _, a := range b.addresses.dropped {
 		b.addresses.publish(a, addresses)
 	}
+	b.sets = nil
 	b.dirtyServices, b.dirtyWorkloads, b.addresses.dropped = emptied(b.dirtyServices), emptied(b.dirtyWorkloads), emptied(b.addresses.dropped)
 
 	next.services, next.workloads, next.addresses = services.done(), workloads.done(), addresses.done()
@@ -256,8 +260,14 @@ func (b *builder) workload(st *workloadState, e *tableEdit[uidKey, Destination],
 
 // policiesFor gives d, which has its Service or Workload, its policies.
 func (b *builder) policiesFor(d *Destination) {
-	if b.waypoint() && !d.Attached {
+	switch {
+	case b.waypoint() && !d.Attached:
 		d.Policies = unattached
+		return
+	case !b.waypoint():
+		if d.Workload != nil { // tokens are in requests, and services are other proxies' business
+			d.Policies = b.ofWorkload(d.Workload)
+		}
 		return
 	}
 	namespaces, attached := b.attached(d.Service, d.Workload)

@@ -38,6 +38,7 @@ type state struct {
 	dirtyServices  []*serviceState
 	dirtyWorkloads []*workloadState
 	listings       bool // a policy, route or gateway, or MeshConfig
+	affected       affected
 
 	versions uint64   // the last version given to a policy or route
 	retired  []uint64 // the versions of routes that are no more, since the last publish
