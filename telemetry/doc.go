@@ -57,7 +57,10 @@
 //	access log    waypoint: a line for each exchange and opaque tunnel; Istio's
 //	              24 keys in JSON, or its default text
 //	access        ztunnel: scope "access" of the program's log; "connection
-//	              opened" at debug, "connection complete", "connection failed"
+//	              opened" at debug, "connection failed", "connection complete";
+//	              the last, of a connection that lasted for a minute or longer,
+//	              says how the network was, after ztunnel's own keys:
+//	              tcp.rtt, tcp.min_rtt, tcp.retransmits, tcp.lost
 //	steps         ztunnel: scopes ztunnel::proxy::outbound and ::inbound, the
 //	              lines that ztunnel wrote in ambient's first year
 //	dns           ztunnel: scope "dns", each question, at debug

@@ -125,6 +125,14 @@ func (l *line) millis(k string, d time.Duration) {
 	l.b = append(l.b, `ms"`...)
 }
 
+// micros appends a duration of which milliseconds are too coarse: "0.042ms".
+func (l *line) micros(k string, d time.Duration) {
+	l.key(k)
+	l.b = append(l.b, '"')
+	l.b = strconv.AppendFloat(l.b, float64(d.Microseconds())/1e3, 'f', 3, 64)
+	l.b = append(l.b, `ms"`...)
+}
+
 // attr appends an attribute of slog's. The members of a group are named
 // "group.member".
 func (l *line) attr(prefix string, a slog.Attr) {

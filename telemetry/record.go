@@ -159,10 +159,18 @@ type TCP struct {
 	Hop   Hop   // what the tunnel leads to
 	Trace Trace // ties the log lines of both sides together
 	Err   error // why it failed, or nil
+	Link  *Link // how the network was; nil: not of interest, or not known
 
 	series         *series
 	received, sent uint64 // reported so far
 	rehearsed      bool   // so has what was tried on it
+}
+
+// A Link is how the network was between a node tunnel and whoever it exchanged a
+// connection's bytes with: as the kernel knows it (TCP_INFO).
+type Link struct {
+	RTT, MinRTT       time.Duration // at the end; MinRTT is 0 where it is not known
+	Retransmits, Lost uint32        // segments, while the connection lasted
 }
 
 // A Hop says what is at the other end of a client's tunnel.

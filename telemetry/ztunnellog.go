@@ -123,6 +123,14 @@ func appendComplete(b *line, rec *TCP) {
 	b.uint("bytes_recv", received)
 	b.millis("duration", rec.Duration)
 	b.failure(rec.Err)
+	if l := rec.Link; l != nil {
+		b.micros("tcp.rtt", l.RTT)
+		if l.MinRTT > 0 {
+			b.micros("tcp.min_rtt", l.MinRTT)
+		}
+		b.uint("tcp.retransmits", uint64(l.Retransmits))
+		b.uint("tcp.lost", uint64(l.Lost))
+	}
 }
 
 // workload appends the name of a pod, not of what owns it, since Kiali looks

@@ -90,3 +90,32 @@ func TestRustDuration(t *testing.T) {
 		}
 	}
 }
+
+// What is known of the network comes after ztunnel's own keys, which stay as they
+// are.
+func TestLinkIsAfterTheKeysOfZtunnel(t *testing.T) {
+	for _, asJSON := range []bool{false, true} {
+		var out sink
+		r := newRig(t, Options{Program: Ztunnel, Log: newLog(t, LogOptions{Output: &out, JSON: asJSON})})
+		line := func(l *Link) string {
+			rec := connection(BySource)
+			r.Open(rec)
+			rec.Duration, rec.Link = 90*time.Second, l
+			r.Close(rec)
+			return strings.TrimRight(out.take(), "}\n")
+		}
+		without := line(nil)
+		for want, l := range map[[2]string]*Link{
+			{` tcp.rtt="1.250ms" tcp.min_rtt="0.040ms" tcp.retransmits=3 tcp.lost=1`, `,"tcp.rtt":"1.250ms","tcp.min_rtt":"0.040ms","tcp.retransmits":3,"tcp.lost":1`}: {
+				RTT: 1250 * time.Microsecond, MinRTT: 40 * time.Microsecond, Retransmits: 3, Lost: 1},
+			{` tcp.rtt="1.250ms" tcp.retransmits=0 tcp.lost=0`, `,"tcp.rtt":"1.250ms","tcp.retransmits":0,"tcp.lost":0`}: {RTT: 1250 * time.Microsecond},
+		} {
+			if asJSON {
+				want[0] = want[1]
+			}
+			if got := line(l); got != without+want[0] {
+				t.Errorf("got  %s\nwant %s", got, without+want[0])
+			}
+		}
+	}
+}

@@ -55,6 +55,7 @@ type inbound struct {
 	countedID     bool // in the pod's quota
 	opened        bool
 	over          bool
+	link          link
 	rec           telemetry.TCP
 }
 
@@ -208,7 +209,7 @@ func (i *inbound) judge() error {
 	if !v.Allowed {
 		return &statusError{401, fmt.Errorf("%w: %s", errPolicy, v.Details())}
 	}
-	if i.worker.options.RequireWaypoint && !throughWaypoint(i.worker.options.Store.Snapshot(), i.dest.Workload, i.input.Dest.Port(), i.in.Peer) {
+	if i.worker.options.RequireWaypoint && !throughWaypoint(i.worker.options.Store.Snapshot(), i.dest.Workload, i.input.Dest.Port(), i.in.Peer, i.source) {
 		return &statusError{401, errBypassed}
 	}
 	return nil

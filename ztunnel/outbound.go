@@ -43,6 +43,7 @@ type outbound struct {
 	copying bool
 	opened  bool
 	over    bool
+	link    link
 	rec     telemetry.TCP
 }
 

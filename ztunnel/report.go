@@ -48,6 +48,8 @@ func (o *outbound) dialled() netip.AddrPort {
 
 func (o *outbound) flush() {
 	if o.opened {
+		_, far := o.pair.Streams()
+		o.link.begin(far)
 		o.rec.Received, o.rec.Sent = o.pair.Bytes()
 		o.worker.options.Telemetry.Flush(&o.rec)
 	}
@@ -66,6 +68,8 @@ func (o *outbound) close(err error) {
 		return
 	}
 	o.opened = false
+	_, far := o.pair.Streams()
+	o.rec.Link = o.link.end(far, o.rec.Duration, o.worker.options.LongConnection)
 	o.rec.Received, o.rec.Sent = o.pair.Bytes()
 	o.worker.options.Telemetry.Close(&o.rec)
 }
@@ -157,6 +161,8 @@ func (i *inbound) serviceOf(w *mesh.Workload, port uint16) *mesh.Service {
 
 func (i *inbound) flush() {
 	if i.opened {
+		far, _ := i.pair.Streams()
+		i.link.begin(far)
 		i.rec.Received, i.rec.Sent = i.pair.Bytes()
 		i.worker.options.Telemetry.Flush(&i.rec)
 	}
@@ -170,6 +176,8 @@ func (i *inbound) close(err error) {
 		return
 	}
 	i.opened = false
+	far, _ := i.pair.Streams()
+	i.rec.Link = i.link.end(far, i.rec.Duration, i.worker.options.LongConnection)
 	i.rec.Received, i.rec.Sent = i.pair.Bytes()
 	i.worker.options.Telemetry.Close(&i.rec)
 }
@@ -191,6 +199,7 @@ func inOrder(err error) error {
 func flagOf(err error) telemetry.Flag {
 	var (
 		mismatch *identity.MismatchError
+		revoked  *identity.RevokedError
 		status   *hbone.StatusError
 		dial     *hbone.DialError
 	)
@@ -205,6 +214,8 @@ func flagOf(err error) telemetry.Flag {
 		return telemetry.NR
 	case errors.Is(err, errFull), errors.Is(err, errIdentityFull):
 		return telemetry.UO
+	case errors.As(err, &revoked):
+		return telemetry.CertRevoked
 	case errors.As(err, &mismatch):
 		return telemetry.TLSFailure
 	case errors.As(err, &dial) && (errors.Is(err, context.DeadlineExceeded) || errors.Is(err, os.ErrDeadlineExceeded)):

@@ -83,6 +83,14 @@ type Options struct {
 	ConnectTimeout time.Duration // 10 s
 	PoolIdle       time.Duration // 5 min, as ztunnel's
 	PoolStreams    int           // tunnels that share a connection we open; 100
+
+	// PoolSpread is to how many connections the tunnels between two pods are
+	// spread when those there are busy (see [hbone.PoolOptions]); 4. 1 is one.
+	PoolSpread int
+
+	// LongConnection is how long a connection has lasted when its line in the log
+	// says how the network was; 1 min. Negative: none does.
+	LongConnection time.Duration
 }
 
 // A Ztunnel is the node tunnel of one node. All of its methods are safe for
@@ -141,6 +149,7 @@ func New(o Options) (*Ztunnel, error) {
 		z.workers[l] = newWorker(z, l)
 	}
 	o.Store.OnPublish(z.published)
+	z.followRevocations()
 	return z, nil
 }
 
@@ -165,7 +174,8 @@ func (w *worker) pool(p *pod) *hbone.Pool {
 	o := &w.options
 	pool := hbone.NewPool(hbone.PoolOptions{
 		Loop: w.loop, Identity: o.Identity, Dial: p.sockets.Dial, H2: o.HBONE,
-		ConnectTimeout: o.ConnectTimeout, IdleRelease: o.PoolIdle, MaxStreams: o.PoolStreams, ResetIsEOF: true,
+		ConnectTimeout: o.ConnectTimeout, IdleRelease: o.PoolIdle, MaxStreams: o.PoolStreams, ResetIsEOF: true, Events: w.events(),
+		Spread: o.PoolSpread,
 	})
 	w.pools[p] = pool
 	return pool
@@ -214,6 +224,12 @@ func (o *Options) setDefaults() {
 	}
 	if o.PoolIdle == 0 {
 		o.PoolIdle = 5 * time.Minute
+	}
+	if o.PoolSpread == 0 {
+		o.PoolSpread = 4
+	}
+	if o.LongConnection == 0 {
+		o.LongConnection = longConnection
 	}
 }
 

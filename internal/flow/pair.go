@@ -37,6 +37,9 @@ func (p *Pair) A() Receiver { return &p.a }
 // B returns the Receiver for the second stream.
 func (p *Pair) B() Receiver { return &p.b }
 
+// Streams returns the two streams, nil before Join.
+func (p *Pair) Streams() (a, b Stream) { return p.a.stream, p.b.stream }
+
 // Bytes returns how many bytes have arrived on each stream.
 func (p *Pair) Bytes() (fromA, fromB uint64) { return p.a.bytes, p.b.bytes }
 

@@ -71,6 +71,9 @@ func (t *Tunnel) Local() netip.AddrPort { return t.c.sock.LocalAddr() }
 // Remote returns the other proxy's address of the connection beneath.
 func (t *Tunnel) Remote() netip.AddrPort { return t.c.sock.RemoteAddr() }
 
+// TCPInfo is that of the connection beneath, which other tunnels share.
+func (t *Tunnel) TCPInfo() (loop.TCPInfo, bool) { return t.c.sock.TCPInfo() }
+
 // Write implements [flow.Stream].
 func (t *Tunnel) Write(p []byte) (queued int) {
 	if t.gone || t.closed {

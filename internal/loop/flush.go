@@ -152,7 +152,9 @@ func (s *Socket) finish() {
 		s.timer.Stop()
 	}
 	s.loop.forget(s)
-	s.askTCPInfo(false)
+	if s.known != nil {
+		s.askTCPInfo()
+	}
 	switch {
 	case s.w == nil: // never got so far
 		s.drop()

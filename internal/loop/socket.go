@@ -49,7 +49,7 @@ type Socket struct {
 	cause  error      // for Closed
 	ended  error      // TLS has nothing more to say, which has not been told yet
 	timer  *Timer     // while closing
-	info   *TCPInfo   // as it was last asked for; nil: never
+	known  *knownTCP  // nil: nobody is interested
 	phase  phase
 	dirty  bool // in loop.dirty
 	again  bool // in loop.ready

@@ -52,6 +52,45 @@ func TestTCPInfo(t *testing.T) {
 	})
 }
 
+// TestTCPInfoIsKeptIfWanted: of a connection that is over, though nobody has asked
+// while it was not.
+func TestTCPInfoIsKeptIfWanted(t *testing.T) {
+	newEnv(t, Options{}, nil, func(e *env) {
+		g := &leg{}
+		peer := e.leg(0, g)
+		e.on(func() { g.t.KeepTCPInfo() })
+		if err := peer.SetLinger(0); err != nil {
+			e.Fatal(err)
+		}
+		peer.Close()
+		<-g.gone
+		var known bool
+		e.on(func() { _, known = g.t.TCPInfo() })
+		if !known {
+			e.Error("it was not kept")
+		}
+	})
+}
+
+// TestTCPInfoIsAskedForOnceASecond: by however many tunnels of a connection.
+func TestTCPInfoIsAskedForOnceASecond(t *testing.T) {
+	newEnv(t, Options{}, nil, func(e *env) {
+		g := &leg{}
+		e.leg(0, g)
+		e.on(func() {
+			g.t.TCPInfo()
+			first := g.t.s.known
+			if g.t.TCPInfo(); g.t.s.known != first {
+				e.Error("asked twice")
+			}
+			first.at = first.at.Add(-sameInfo)
+			if g.t.TCPInfo(); g.t.s.known == first {
+				e.Error("what was known a second ago is told")
+			}
+		})
+	})
+}
+
 // TestTCPInfoIsNotKeptUnasked: a socket that nobody has asked about costs nothing
 // at its end, and says nothing after.
 func TestTCPInfoIsNotKeptUnasked(t *testing.T) {
