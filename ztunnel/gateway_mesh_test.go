@@ -115,7 +115,7 @@ func east(sans []string, gateways ...*mesh.Workload) []config.Resource {
 }
 
 // west has the service itself, at an address that in east is another's.
-func west(f *fabric, edit func(*ztunnel.Options), more ...config.Resource) *node {
+func west(f *fabric, edit func(*ztunnel.Options), more ...config.Resource) *nodeTunnel {
 	return f.node("node-west", func(o *ztunnel.Options) {
 		o.Network = "west"
 		if edit != nil {
@@ -151,13 +151,13 @@ func TestAnotherNetworkIsReachedByItsGateway(t *testing.T) {
 	for _, nc := range conns {
 		closeBoth(t, nc)
 	}
-	closed := func(n *node, want float64) {
+	closed := func(n *nodeTunnel, want float64) {
 		t.Helper()
 		f.until("the connections are closed", func() bool { return n.metric("istio_tcp_connections_closed_total", nil) == want })
 	}
 	closed(here, 3)
 	closed(there, 3)
-	for _, n := range []*node{here, there} {
+	for _, n := range []*nodeTunnel{here, there} {
 		for _, family := range []string{"istio_tcp_connections_opened_total", "istio_tcp_connections_closed_total"} {
 			if got := n.metric(family, map[string]string{
 				"source_workload": "web", "source_principal": spiffe("web"), "source_canonical_revision": "v1",

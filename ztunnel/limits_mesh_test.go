@@ -117,7 +117,7 @@ func TestRegistryOnly(t *testing.T) {
 // waypointed has a service with two waypoints, of which the second takes a share.
 // They are pods that are captured themselves. The service's own pods are on
 // another node, whose node tunnel requires that a waypoint was passed.
-func waypointed(f *fabric, more ...config.Resource) *node {
+func waypointed(f *fabric, more ...config.Resource) *nodeTunnel {
 	waypoint := func(addr string) mesh.GatewayAddress { return byAddress("", addr) }
 	values := append([]config.Resource{
 		aPod("web", "10.0.0.1", "node-a", nil),

@@ -20,11 +20,14 @@ import (
 // A client of another network that came by a gateway is taken as any other:
 // gateways hand what is for a service with a waypoint to the waypoint. An ingress
 // gateway does so only for services that have it use their waypoint.
-func throughWaypoint(snap *config.Snapshot, w *mesh.Workload, port uint16, client identity.ID) bool {
+//
+// source is who is at the client's address, if that is known: a waypoint's pod may
+// be there that takes no new traffic any more.
+func throughWaypoint(snap *config.Snapshot, w *mesh.Workload, port uint16, client identity.ID, source *mesh.Workload) bool {
 	required := false
 	through := func(gw *mesh.GatewayAddress) bool {
 		required = true
-		return isOf(snap, gw, client)
+		return isOf(snap, gw, client, source)
 	}
 	if w.Waypoint != nil && through(w.Waypoint) {
 		return true
@@ -54,10 +57,22 @@ func waypointsOf(s *mesh.Service) []*mesh.GatewayAddress {
 	return gws
 }
 
-// isOf reports whether id is the identity of a waypoint's pods.
-func isOf(snap *config.Snapshot, gw *mesh.GatewayAddress, id identity.ID) bool {
+// isOf reports whether id is the identity of a waypoint's pods: of those that are
+// ready, or that of source, if it is a pod of the waypoint's at all. One that is
+// about to end is not ready, and finishes what it has begun.
+func isOf(snap *config.Snapshot, gw *mesh.GatewayAddress, id identity.ID, source *mesh.Workload) bool {
 	g := snap.Gateway(gw)
-	return g != nil && hasEndpoint(g, func(w *mesh.Workload) bool { return w.Identity() == id })
+	if g == nil {
+		return false
+	}
+	if hasEndpoint(g, func(w *mesh.Workload) bool { return w.Identity() == id }) {
+		return true
+	}
+	if source == nil || g.Service == nil || source.Identity() != id {
+		return false
+	}
+	_, member := source.Services[g.Service.Host()]
+	return member
 }
 
 // serves reports whether w is a pod of a waypoint's.

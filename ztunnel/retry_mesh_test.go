@@ -17,7 +17,7 @@ import (
 
 // replicas is a client and a service of n pods on another node, the addresses of
 // which are 10.0.0.10 and on.
-func replicas(f *fabric, n int, edit func(*ztunnel.Options)) (here, there *node) {
+func replicas(f *fabric, n int, edit func(*ztunnel.Options)) (here, there *nodeTunnel) {
 	values := []config.Resource{aPod("web", "10.0.0.1", "node-a", nil), aService("items", "10.9.0.1", "", nil)}
 	for i := range n {
 		name := "items." + string(rune('a'+i))
@@ -27,7 +27,7 @@ func replicas(f *fabric, n int, edit func(*ztunnel.Options)) (here, there *node)
 	return f.node("node-a", edit, values...), f.node("node-b", nil, values...)
 }
 
-func flagged(n *node, flag string) float64 {
+func flagged(n *nodeTunnel, flag string) float64 {
 	return n.metric("istio_tcp_connections_failed_total", map[string]string{"response_flags": flag, "reporter": "source"})
 }
 

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -43,10 +44,10 @@ func newFabric(t *testing.T) *fabric {
 	if f.ca, err = identity.Open("self:"+t.TempDir(), identity.Options{}); err != nil {
 		t.Fatal(err)
 	}
+	before, routines := bufs.InUse(), runtime.NumGoroutine()
 	if f.loops, err = loop.NewGroup(1, loop.Options{Portable: true, Lead: -1}); err != nil {
 		t.Fatal(err)
 	}
-	before := bufs.InUse()
 	t.Cleanup(func() {
 		for i := len(f.ends) - 1; i >= 0; i-- {
 			f.ends[i]()
@@ -55,6 +56,7 @@ func newFabric(t *testing.T) *fabric {
 		if left := bufs.InUse() - before; left != 0 {
 			t.Errorf("%d bytes of buffers were never freed", left)
 		}
+		f.until("no goroutine is left", func() bool { return runtime.NumGoroutine() <= routines })
 		if t.Failed() {
 			t.Log(f.lines())
 		}
@@ -102,8 +104,8 @@ func (f *fabric) wantLine(parts ...string) {
 	})
 }
 
-// A node is a node tunnel of a fabric.
-type node struct {
+// A nodeTunnel is one of a fabric.
+type nodeTunnel struct {
 	f     *fabric
 	z     *ztunnel.Ztunnel
 	store *config.Store
@@ -111,13 +113,13 @@ type node struct {
 }
 
 // node runs a node tunnel that knows of values.
-func (f *fabric) node(name string, edit func(*ztunnel.Options), values ...config.Resource) *node {
+func (f *fabric) node(name string, edit func(*ztunnel.Options), values ...config.Resource) *nodeTunnel {
 	f.t.Helper()
 	log, err := telemetry.NewLog(telemetry.LogOptions{Output: f, Level: "debug"})
 	if err != nil {
 		f.t.Fatal(err)
 	}
-	n := &node{f: f}
+	n := &nodeTunnel{f: f}
 	if n.tel, err = telemetry.New(telemetry.Options{Program: telemetry.Ztunnel, Log: log}); err != nil {
 		f.t.Fatal(err)
 	}
@@ -148,7 +150,7 @@ func (f *fabric) node(name string, edit func(*ztunnel.Options), values ...config
 	return n
 }
 
-func (n *node) apply(values ...config.Resource) {
+func (n *nodeTunnel) apply(values ...config.Resource) {
 	n.f.t.Helper()
 	var updates []config.Update
 	for _, v := range values {
@@ -160,7 +162,7 @@ func (n *node) apply(values ...config.Resource) {
 	n.z.Reconcile()
 }
 
-func (n *node) remove(keys ...mesh.Key) {
+func (n *nodeTunnel) remove(keys ...mesh.Key) {
 	n.f.t.Helper()
 	var updates []config.Update
 	for _, k := range keys {
@@ -173,7 +175,7 @@ func (n *node) remove(keys ...mesh.Key) {
 }
 
 // metric sums the series of a family of counters that have some labels.
-func (n *node) metric(family string, labels map[string]string) (sum float64) {
+func (n *nodeTunnel) metric(family string, labels map[string]string) (sum float64) {
 	n.f.t.Helper()
 	all, err := n.tel.Metrics().Gather()
 	if err != nil {
