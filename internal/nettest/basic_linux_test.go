@@ -19,20 +19,21 @@ import (
 // echo runs an application in the pod that says from whom a connection came and
 // then echoes.
 func echo(p *nettest.Pod) {
-	ln := p.Listen(meshtest.AppPort)
-	go func() {
-		for {
-			nc, err := ln.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer nc.Close()
-				fmt.Fprintf(nc, "%v\n", nc.RemoteAddr().(*net.TCPAddr).AddrPort().Addr().Unmap())
-				_, _ = io.Copy(nc, nc)
-			}()
+	go echoOn(p.Listen(meshtest.AppPort))
+}
+
+func echoOn(ln net.Listener) {
+	for {
+		nc, err := ln.Accept()
+		if err != nil {
+			return
 		}
-	}()
+		go func() {
+			defer nc.Close()
+			fmt.Fprintf(nc, "%v\n", nc.RemoteAddr().(*net.TCPAddr).AddrPort().Addr().Unmap())
+			_, _ = io.Copy(nc, nc)
+		}()
+	}
 }
 
 func app(p *nettest.Pod) netip.AddrPort { return netip.AddrPortFrom(p.IP, meshtest.AppPort) }

@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -40,7 +41,16 @@ func newSpace() (*space, error) {
 	if s.Netns, err = netns.Open(s.path()); err != nil {
 		return nil, err
 	}
-	return s, s.Do(func() error { return up("lo") })
+	return s, s.Do(func() error {
+		// Else addresses are not used for a second, until nobody else is found to
+		// have them.
+		for _, name := range []string{"all", "default"} {
+			if err := os.WriteFile("/proc/sys/net/ipv6/conf/"+name+"/accept_dad", []byte("0"), 0); err != nil {
+				return err
+			}
+		}
+		return up("lo")
+	})
 }
 
 func (s *space) path() string { return fmt.Sprintf("/proc/self/fd/%d", s.file.Fd()) }
@@ -67,6 +77,30 @@ func (s *space) join(name string, other *space, otherName string) error {
 		a := netlink.NewLinkAttrs()
 		a.Name = name
 		return netlink.LinkAdd(&netlink.Veth{LinkAttrs: a, PeerName: otherName, PeerNamespace: netlink.NsFd(other.file.Fd())})
+	})
+}
+
+// linkTime is how long the kernel may take to find that a link is up, of which
+// packets are lost until then.
+const linkTime = 5 * time.Second
+
+// wait returns when the interface of a veth pair is up.
+func (s *space) wait(name string) error {
+	return s.Do(func() error {
+		tick := time.NewTicker(time.Millisecond)
+		defer tick.Stop()
+		for end := time.Now().Add(linkTime); ; <-tick.C {
+			l, err := netlink.LinkByName(name)
+			if err != nil {
+				return err
+			}
+			if l.Attrs().OperState == netlink.OperUp {
+				return nil
+			}
+			if time.Now().After(end) {
+				return fmt.Errorf("interface %s is %v", name, l.Attrs().OperState)
+			}
+		}
 	})
 }
 

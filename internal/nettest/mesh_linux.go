@@ -243,6 +243,15 @@ func (p *Pod) Forget() {
 	}
 }
 
+// Node is the name of the pod's node.
+func (p *Pod) Node() string { return p.node }
+
+// IP6 is the pod's IPv6 address, of which Kubernetes knows nothing.
+func (p *Pod) IP6() netip.Addr { return six(p.IP) }
+
+// Capture is how the pods are captured.
+func (m *Mesh) Capture() capture.Options { return m.options.Capture }
+
 // Netns is the pod's network namespace.
 func (p *Pod) Netns() *netns.Netns { return p.ns.Netns }
 

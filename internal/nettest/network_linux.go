@@ -57,6 +57,11 @@ func newNetwork() (_ *network, err error) {
 			return nil, err
 		}
 	}
+	for _, name := range nodeNames {
+		if err := n.nodes[name].wait("peer"); err != nil {
+			return nil, err
+		}
+	}
 	return n, nil
 }
 
@@ -120,6 +125,9 @@ func (n *network) place(node string, ip netip.Addr) (*space, error) {
 		if err != nil {
 			return nil, err
 		}
+	}
+	if err := errors.Join(pod.wait("eth0"), n.nodes[node].wait(name)); err != nil {
+		return nil, err
 	}
 	return pod, nil
 }
