@@ -67,10 +67,11 @@ type setsOf map[string]*authz.Set
 
 // ofWorkload returns what the policies that select a workload are compiled to.
 func (b *builder) ofWorkload(w *mesh.Workload) *authz.Set {
-	key := part(nil, w.Namespace)
+	key := part(b.key[:0], w.Namespace)
 	for _, k := range w.Policies {
 		key = part(part(key, k.Namespace), k.Name)
 	}
+	b.key = key
 	set, ok := b.sets[string(key)]
 	if !ok {
 		namespaces, attached := b.attached(nil, w)

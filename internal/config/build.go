@@ -28,6 +28,7 @@ type builder struct {
 	sourcesChange bool
 
 	sets    setsOf // during build
+	key     []byte // to be used again
 	changes Changes
 }
 
@@ -52,7 +53,7 @@ func (b *builder) build(old *Snapshot) (*Snapshot, Changes) {
 	for _, a := range b.addresses.dropped {
 		b.addresses.publish(a, addresses)
 	}
-	b.sets = nil
+	b.sets, b.identities = nil, nil
 	b.dirtyServices, b.dirtyWorkloads, b.addresses.dropped = emptied(b.dirtyServices), emptied(b.dirtyWorkloads), emptied(b.addresses.dropped)
 
 	next.services, next.workloads, next.addresses = services.done(), workloads.done(), addresses.done()

@@ -6,7 +6,6 @@ import (
 	"reflect"
 	"slices"
 	"strings"
-	"unique"
 
 	"github.com/waystone-mesh/waystone/authz"
 	"github.com/waystone-mesh/waystone/authz/jwt"
@@ -184,7 +183,7 @@ func (s *state) putWorkload(w *mesh.Workload) error {
 	}
 	s.unindexWorkload(st)
 	st.workload = w
-	st.identity = unique.Make(w.Identity().String()).Value()
+	st.identity = s.identityOf(w)
 	if !w.HostNetwork {
 		for _, ip := range w.Addresses {
 			s.addresses.add(mesh.Address{Network: w.Network, IP: ip}, st)

@@ -4,9 +4,11 @@ import (
 	"cmp"
 	"strings"
 	"sync/atomic"
+	"unique"
 
 	"github.com/waystone-mesh/waystone/authz"
 	"github.com/waystone-mesh/waystone/authz/jwt"
+	"github.com/waystone-mesh/waystone/internal/identity"
 	"github.com/waystone-mesh/waystone/internal/mesh"
 	"github.com/waystone-mesh/waystone/routing"
 )
@@ -40,6 +42,10 @@ type state struct {
 	listings       bool // a policy, route or gateway, or MeshConfig
 	affected       affected
 
+	// identities are those of the workloads staged, as text: a service account's are
+	// many.
+	identities map[identity.ID]string
+
 	versions uint64   // the last version given to a policy or route
 	retired  []uint64 // the versions of routes that are no more, since the last publish
 }
@@ -72,6 +78,20 @@ type workloadState struct {
 type routeState struct {
 	version uint64
 	route   *routing.Route
+}
+
+// identityOf returns a workload's SPIFFE ID. Equal ones are one string.
+func (s *state) identityOf(w *mesh.Workload) string {
+	id := w.Identity()
+	text, ok := s.identities[id]
+	if !ok {
+		text = unique.Make(id.String()).Value()
+		if s.identities == nil {
+			s.identities = map[identity.ID]string{}
+		}
+		s.identities[id] = text
+	}
+	return text
 }
 
 func newState(o *Options) *state {

@@ -40,7 +40,8 @@ type response struct {
 	wire mem.BufferSlice // ours until each has read it
 }
 
-// A wireResource is one of them. It is valid until the next is read, but for its name.
+// A wireResource is one of them. It is valid until the next is read, but for its
+// name.
 type wireResource struct {
 	name    string
 	version []byte
@@ -75,8 +76,7 @@ func (r *response) read(data mem.BufferSlice) error {
 		switch n {
 		case responseResources:
 			r.resources++
-			var res wireResource
-			err = res.read(v, true)
+			err = new(wireResource).read(v, true)
 		case responseTypeURL:
 			r.typeURL, err = readString(v)
 		case responseNonce:
@@ -99,9 +99,10 @@ func (r *response) read(data mem.BufferSlice) error {
 func (r *response) each(f func(*wireResource)) {
 	in := pieces{left: r.wire, free: true}
 	r.wire = nil
+	var res wireResource
 	_ = in.eachField(func(n protowire.Number, v []byte) error { // it could be read before
 		if n == responseResources {
-			var res wireResource
+			res = wireResource{aliases: res.aliases[:0]}
 			_ = res.read(v, false)
 			f(&res)
 		}
