@@ -7,10 +7,12 @@ FUZZ     ?= .
 BENCHTIME ?= 1s
 BENCH    ?= .
 PEERS    ?=
+RUN      ?= .
+E2E      ?=
 PROTOS    = internal/xds/workloadapi internal/identity/caapi internal/zds/zdsapi
 export CGO_ENABLED ?= 0
 
-.PHONY: help build demo test test-netns test-peers race lint vet fuzz fuzz-seeds bench bench-diff bench-peers h2proxy h2spec generate check clean tidy
+.PHONY: help build demo test test-netns test-peers e2e e2e-build e2e-up e2e-down race lint vet fuzz fuzz-seeds bench bench-diff bench-peers h2proxy h2spec generate check clean tidy
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,6 +34,18 @@ test-peers: build h2proxy ## that Envoy, HAProxy, nginx and ours do the same in 
 test-netns: ## tests in network namespaces of their own, with the kernel's redirection (needs root)
 	@test "$$(id -u)" = 0 || { echo "test-netns: not root, so there are no network namespaces to test in"; exit 1; }
 	$(GO) test -tags netns -count=1 $$(git grep -l '^//go:build netns' -- '*_test.go' | xargs -n 1 dirname | sort -u | sed 's,^,./,')
+
+e2e: e2e-build ## in a Kubernetes cluster on this machine, with the real istiod and istio-cni (root); RUN picks tests
+	cd e2e && WAYSTONE_E2E=$(or $(E2E),1) $(GO) test -count=1 -timeout 40m -v -run '$(RUN)' .
+
+e2e-build: ## what that needs, into the cache: half an hour of CPU the first time
+	cd e2e && $(GO) run ./cluster build
+
+e2e-up: ## only that cluster, with the mesh in it, until make e2e-down; E2E=keep has make e2e use it
+	cd e2e && $(GO) run ./cluster up mesh && $(GO) run ./cluster env
+
+e2e-down:
+	cd e2e && $(GO) run ./cluster down
 
 race: ## the same under the race detector, which also poisons freed buffers (needs a C compiler)
 	CGO_ENABLED=1 $(GO) test -race ./...
