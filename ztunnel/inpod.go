@@ -79,7 +79,7 @@ var (
 // On an error the pod is pending, and is tried again.
 func (z *Ztunnel) Add(about zds.Pod) error {
 	z.mu.Lock()
-	defer z.readyLocked()
+	defer z.unlock()
 	switch {
 	case z.options.InPod == nil:
 		return errors.Join(errNoPods, about.Netns.Close())
@@ -109,14 +109,14 @@ func (z *Ztunnel) Keep(string) {}
 // Remove ends what is open of a pod, at once: its network namespace is gone.
 func (z *Ztunnel) Remove(uid string) {
 	z.mu.Lock()
-	defer z.readyLocked()
+	defer z.unlock()
 	z.removeLocked(uid)
 }
 
 // Synced says that all pods were told of.
 func (z *Ztunnel) Synced() {
 	z.mu.Lock()
-	defer z.readyLocked()
+	defer z.unlock()
 	z.synced = true
 }
 
@@ -125,17 +125,22 @@ func (z *Ztunnel) Synced() {
 // Synced.
 func (z *Ztunnel) Connected(bool) {
 	z.mu.Lock()
-	defer z.readyLocked()
+	defer z.unlock()
 	z.synced = false
 }
 
-// readyLocked ends a method that may have changed what there is to wait for.
-func (z *Ztunnel) readyLocked() {
+// tellLocked tells whether all pods are served, if that has changed.
+func (z *Ztunnel) tellLocked() {
 	ready := z.synced && len(z.pending) == 0
 	if o := z.options.InPod; o != nil && o.Ready != nil && ready != z.ready {
 		z.ready = ready
 		o.Ready(ready)
 	}
+}
+
+// unlock ends a method that may have changed what there is to wait for.
+func (z *Ztunnel) unlock() {
+	z.tellLocked()
 	z.mu.Unlock()
 	z.notice() // for what is pending to be tried again
 }
@@ -231,6 +236,7 @@ func (z *Ztunnel) refreshLocked() {
 	for _, p := range z.pods {
 		z.matchLocked(p, local)
 	}
+	z.tellLocked()
 }
 
 // localPods returns the workloads of the node by their names. Of two that have
