@@ -3,6 +3,7 @@ package ztunnel
 import (
 	"context"
 	"errors"
+	"net"
 	"net/netip"
 	"os"
 	"syscall"
@@ -24,7 +25,7 @@ func (o *outbound) open() {
 		rec.SourceID, rec.LocalID = o.src.Identity(), o.src.Identity()
 		rec.DestID = r.ids[0] // who is required to answer
 	}
-	if o.far.dest != nil {
+	if o.far != nil && o.far.dest != nil {
 		rec.Dest, rec.DestID = o.far.dest, o.far.peer
 	}
 	rec.HBONE, rec.Hop = r.tunnel, r.hop
@@ -34,9 +35,9 @@ func (o *outbound) open() {
 	o.worker.options.Telemetry.Open(rec)
 }
 
-// dialled is the address that the pod means.
+// dialled is the address that the pod means, for as long as nobody is reached.
 func (o *outbound) dialled() netip.AddrPort {
-	target := o.target
+	target := o.search.target
 	if s := o.route.service; s != nil {
 		target = vip(s, target, o.worker.options.Network)
 	}
@@ -195,13 +196,15 @@ func inOrder(err error) error {
 	return err
 }
 
-// flagOf is why a connection failed, in ztunnel's terms.
+// flagOf is why a connection failed, in ztunnel's terms. NETWORK_POLICY is what it
+// calls a connection to port 15008 that nobody answers in time.
 func flagOf(err error) telemetry.Flag {
 	var (
-		mismatch *identity.MismatchError
-		revoked  *identity.RevokedError
-		status   *hbone.StatusError
-		dial     *hbone.DialError
+		revoked   *identity.RevokedError
+		status    *hbone.StatusError
+		dial      *hbone.DialError
+		handshake *hbone.HandshakeError
+		said      *net.OpError
 	)
 	switch {
 	case err == nil:
@@ -216,8 +219,14 @@ func flagOf(err error) telemetry.Flag {
 		return telemetry.UO
 	case errors.As(err, &revoked):
 		return telemetry.CertRevoked
-	case errors.As(err, &mismatch):
+	case errors.As(err, &handshake) && handshake.NoneOfOurs:
+		return telemetry.IdentityError
+	case errors.As(err, &handshake):
 		return telemetry.TLSFailure
+	case errors.Is(err, hbone.ErrEnded) && errors.As(err, &said) && said.Op == "remote error": // an alert: it does not accept us
+		return telemetry.TLSFailure
+	case errors.Is(err, hbone.ErrEnded):
+		return telemetry.H2HandshakeFailure
 	case errors.As(err, &dial) && (errors.Is(err, context.DeadlineExceeded) || errors.Is(err, os.ErrDeadlineExceeded)):
 		return telemetry.NetworkPolicy
 	}

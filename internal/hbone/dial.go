@@ -2,6 +2,7 @@ package hbone
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -121,12 +122,20 @@ func (p *Pool) connect(ctx context.Context, k Key) (*loop.Socket, identity.ID, e
 	if err != nil {
 		return nil, identity.ID{}, err
 	}
-	sock, err := loop.Handshake(ctx, nc, identity.ClientConfig(p.o.Identity, k.Self, wants...), loop.ClientSide)
+	cfg, failed := identity.ClientConfig(p.o.Identity, k.Self, wants...), &HandshakeError{}
+	ours := cfg.GetClientCertificate
+	cfg.GetClientCertificate = func(req *tls.CertificateRequestInfo) (*tls.Certificate, error) {
+		c, err := ours(req)
+		failed.NoneOfOurs = err != nil
+		return c, err
+	}
+	sock, err := loop.Handshake(ctx, nc, cfg, loop.ClientSide)
 	if err != nil && !errors.Is(context.Cause(ctx), context.Canceled) { // unless nobody waits any more
 		p.o.Events.HandshakeFailed(k.Addr, fmt.Errorf("hbone: handshake with %v: %w", k.Addr, err))
 	}
 	if err != nil {
-		return nil, identity.ID{}, err
+		failed.Err = err
+		return nil, identity.ID{}, failed
 	}
 	peer, err := identity.PeerID(sock.TLS())
 	if err != nil {
@@ -314,10 +323,6 @@ func (e *timeoutError) Error() string {
 }
 func (e *timeoutError) Unwrap() error { return e.err }
 func (e *timeoutError) Timeout() bool { return true }
-
-// errEnded says that a connection came to its end under a tunnel that had not
-// been answered.
-var errEnded = errors.New("the peer closed the connection before it was of use: does it accept our certificate?")
 
 // dialTCP is PoolOptions.Dial unless another is given. The keepalive is Istio's
 // node tunnel's; HTTP/2's own notices a dead peer sooner.

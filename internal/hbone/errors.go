@@ -36,6 +36,21 @@ func (e *DialError) Error() string {
 
 func (e *DialError) Unwrap() error { return e.Err }
 
+// A HandshakeError, within a [DialError], says that TCP's connection was there and
+// TLS came to nothing: the peer's certificate is not one we accept, or, if NoneOfOurs
+// is set, we had none to show.
+type HandshakeError struct {
+	NoneOfOurs bool
+	Err        error
+}
+
+func (e *HandshakeError) Error() string { return e.Err.Error() }
+func (e *HandshakeError) Unwrap() error { return e.Err }
+
+// ErrEnded, within a [DialError], says that a connection came to its end under a
+// tunnel that had not been answered, before the peer spoke HTTP/2.
+var ErrEnded = errors.New("the peer closed the connection before it was of use: does it accept our certificate?")
+
 // NothingSent reports whether err, from [Pool.Open] or a tunnel's Reset, says
 // that the peer has done nothing, so that trying again cannot do it twice.
 func NothingSent(err error) bool {

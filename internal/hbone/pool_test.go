@@ -234,7 +234,7 @@ func TestPoolHearsThatItsCertificateIsRefused(t *testing.T) {
 			}
 		})
 		for i, o := range all {
-			if err := <-o.err; !NothingSent(err) || !errors.Is(err, errEnded) {
+			if err := <-o.err; !NothingSent(err) || !errors.Is(err, ErrEnded) {
 				t.Fatalf("tunnel %d: got %v", i, err)
 			}
 		}

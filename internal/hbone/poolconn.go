@@ -134,7 +134,7 @@ func (c *poolConn) letDown(w *waiter, err error) {
 		return
 	}
 	if !c.settled() {
-		err = fmt.Errorf("%w (%w)", errEnded, err)
+		err = fmt.Errorf("%w (%w)", ErrEnded, err)
 	}
 	w.fail(&DialError{c.dest.key.Addr, err})
 }
