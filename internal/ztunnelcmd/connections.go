@@ -4,6 +4,7 @@ import (
 	"errors"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/spf13/pflag"
 
@@ -20,6 +21,8 @@ type connectionOptions struct {
 	perIdentity, atAll int
 	originalSource     bool
 	localhost          bool
+	spread             int
+	long               time.Duration
 }
 
 func (o *connectionOptions) define(set *pflag.FlagSet) {
@@ -30,6 +33,8 @@ func (o *connectionOptions) define(set *pflag.FlagSet) {
 	flags.Define(set, &o.atAll, "max-connections", "NUMBER", "0", parseCount, "how many connections may be open to the pods of the node, and as many from them; 0 is any")
 	flags.Define(set, &o.originalSource, "original-source", "bool", "true", flags.Bool, "connect to pods from the client's address, as far as it can be had", "ENABLE_ORIG_SRC")
 	flags.Define(set, &o.localhost, "localhost-app-tunnel", "bool", "true", flags.Bool, "in the pod's network namespace, connect to who takes the PROXY protocol on its loopback address", "LOCALHOST_APP_TUNNEL")
+	flags.Define(set, &o.spread, "pool-spread", "NUMBER", "4", parseCount, "to how many HBONE connections what passes between two pods is spread, so that what begins need not wait behind what moves 4 MiB a second or more; 0 or 1 is one, for as long as it has room")
+	flags.Define(set, &o.long, "log-tcp-info-after", "DURATION", "1m", flags.Duration, "how long a connection has lasted when its line in the log says how the network was: tcp.rtt, tcp.min_rtt, tcp.retransmits and tcp.lost (on Linux); 0 is never")
 }
 
 // apply sets what the flags say. inside is whether pods are served in their network
@@ -43,6 +48,10 @@ func (o *connectionOptions) apply(z *ztunnel.Options, inside bool) {
 	z.MaxPerIdentity, z.MaxConnections = o.perIdentity, o.atAll
 	z.NoOriginalSource = !o.originalSource
 	z.LocalhostAppTunnel = o.localhost && inside
+	z.PoolSpread, z.LongConnection = max(o.spread, 1), o.long
+	if o.long == 0 {
+		z.LongConnection = -1
+	}
 }
 
 // parseOutboundPolicy reads a mode of Istio's outboundTrafficPolicy, and returns

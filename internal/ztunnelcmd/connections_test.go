@@ -3,6 +3,7 @@ package ztunnelcmd
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/spf13/pflag"
 
@@ -26,6 +27,23 @@ func connectionFlags(t *testing.T, args []string, env map[string]string, inside 
 	var z ztunnel.Options
 	o.apply(&z, inside)
 	return z, nil
+}
+
+func TestPoolSpreadAndLongConnections(t *testing.T) {
+	for _, row := range []struct {
+		args   []string
+		spread int
+		long   time.Duration
+	}{
+		{nil, 4, time.Minute},
+		{[]string{"--pool-spread=0", "--log-tcp-info-after=0s"}, 1, -1},
+		{[]string{"--pool-spread=1", "--log-tcp-info-after=10s"}, 1, 10 * time.Second},
+	} {
+		z, err := connectionFlags(t, row.args, nil, true)
+		if err != nil || z.PoolSpread != row.spread || z.LongConnection != row.long {
+			t.Errorf("%v: %d connections, after %v; %v", row.args, z.PoolSpread, z.LongConnection, err)
+		}
+	}
 }
 
 func TestConnectionFlags(t *testing.T) {
