@@ -96,7 +96,7 @@ var imports = map[string]string{
 	"internal/program":             "telemetry internal/admin internal/bufs internal/config internal/decisions internal/dump internal/file internal/flags internal/h2 internal/identity internal/istiod internal/loop internal/manifest internal/mesh",
 	"internal/program/programtest": "internal/flags",
 	"internal/waypointcmd":         "*",
-	"internal/ztunnelcmd":          "telemetry ztunnel internal/config internal/dns internal/dump internal/flags internal/identity internal/istiod internal/mesh internal/netns internal/program internal/xds internal/zds", // not what only a waypoint needs: OPA weighs as much as the rest
+	"internal/ztunnelcmd":          "telemetry ztunnel internal/capture internal/config internal/dns internal/dump internal/enroll internal/flags internal/identity internal/istiod internal/kube internal/manifest internal/mesh internal/netns internal/program internal/xds internal/zds", // not what only a waypoint needs: OPA weighs as much as the rest
 	"internal/zds/zdstest":         "internal/zds/zdsapi",
 	"internal/nettest":             "ztunnel internal/capture internal/meshtest internal/netns internal/zds internal/zds/zdstest",
 	"internal/meshtest":            "*",

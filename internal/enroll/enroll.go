@@ -164,9 +164,8 @@ func signal(c chan struct{}) {
 	}
 }
 
-// Run captures pods until ctx is done, and returns its error. Pods stay
-// captured.
-func (e *Enroller) Run(ctx context.Context) error {
+// Run captures pods until ctx is done. They stay captured.
+func (e *Enroller) Run(ctx context.Context) {
 	var marking sync.WaitGroup
 	marking.Go(func() { e.setMarks(ctx) })
 	defer marking.Wait()
@@ -178,7 +177,7 @@ func (e *Enroller) Run(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			t.Stop()
-			return ctx.Err()
+			return
 		case <-e.wake:
 		case <-t.C:
 		}

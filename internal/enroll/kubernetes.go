@@ -27,8 +27,8 @@ type Kubernetes struct {
 	Log    *slog.Logger
 }
 
-// Run tells e until ctx is done, and returns its error.
-func (k Kubernetes) Run(ctx context.Context, e *Enroller) error {
+// Run tells e until ctx is done.
+func (k Kubernetes) Run(ctx context.Context, e *Enroller) {
 	j := &join{to: e, pods: map[string]kube.Pod{}, modes: map[string]string{}}
 	var watching sync.WaitGroup
 	watching.Go(func() {
@@ -38,7 +38,6 @@ func (k Kubernetes) Run(ctx context.Context, e *Enroller) error {
 		kube.Follow(ctx, k.Client, kube.PodsOf(k.Node), kube.Follower[kube.Pod]{Replace: j.replacePods, Set: j.setPod, Delete: j.deletePod})
 	})
 	watching.Wait()
-	return ctx.Err()
 }
 
 // Mark is for Options.Mark. A pod that is gone, or another of its name, needs no

@@ -15,14 +15,14 @@ type Workloads struct {
 	Node  string
 }
 
-// Run tells e until ctx is done, and returns its error.
-func (w Workloads) Run(ctx context.Context, e *Enroller) error {
+// Run tells e until ctx is done.
+func (w Workloads) Run(ctx context.Context, e *Enroller) {
 	changed := make(chan struct{}, 1)
 	w.Store.OnPublish(func(config.Changes) { signal(changed) })
 	select {
 	case <-w.Store.Ready():
 	case <-ctx.Done():
-		return ctx.Err()
+		return
 	}
 	told := map[string]*mesh.Workload{}
 	for {
@@ -43,7 +43,7 @@ func (w Workloads) Run(ctx context.Context, e *Enroller) error {
 		select {
 		case <-changed:
 		case <-ctx.Done():
-			return ctx.Err()
+			return
 		}
 	}
 }

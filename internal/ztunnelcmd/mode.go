@@ -71,7 +71,7 @@ func (o *options) modeFor(args []string) string {
 	switch {
 	case m.mode != "":
 		return m.mode
-	case len(args) > 0 || o.Given("cni-socket") || os.Getenv("INPOD_ENABLED") == "true":
+	case o.enroll.on() || len(args) > 0 || o.Given("cni-socket") || os.Getenv("INPOD_ENABLED") == "true":
 		return shared
 	}
 	return socks
@@ -85,6 +85,8 @@ func (o *modeOptions) inside() bool { return o.mode == shared || o.mode == dedic
 func (o *options) inPod(p *program.Process) (*ztunnel.InPod, error) {
 	m := &o.capture
 	switch {
+	case m.mode != shared && o.enroll.on():
+		return nil, errors.New("flag --enroll: is for mode shared")
 	case !m.inside():
 		return nil, nil
 	case m.mode == dedicated && m.pod == nil:
@@ -145,6 +147,9 @@ func (o *options) hear(p *program.Process, z *ztunnel.Ztunnel) error {
 		}
 		z.Synced()
 	case shared:
+		if o.enroll.on() {
+			return o.enrolled(p, z)
+		}
 		c, err := zds.New(zds.Options{Path: m.socket, Handler: z, Log: p.Log.Scope("inpod"), Connected: z.Connected})
 		if err != nil {
 			return err

@@ -23,6 +23,7 @@ type options struct {
 	steps       bool
 	dns         dnsOptions
 	capture     modeOptions
+	enroll      enrollOptions
 }
 
 // Command returns the command that runs a node tunnel.
@@ -59,6 +60,7 @@ reopens the log.`,
 		return o.run(c.Context())
 	}, "node", "identity")
 	c.Args = asIstiosArguments
+	c.AddCommand(unenrollCommand())
 	c.PreRunE = func(c *cobra.Command, args []string) error {
 		if err := checkEnvironment(os.LookupEnv); err != nil {
 			return err
@@ -75,6 +77,7 @@ func (o *options) define(set *pflag.FlagSet) {
 	flags.Define(set, &o.steps, "log-steps", "bool", "false", flags.Bool, "write the lines about each step of a connection at info level rather than at debug")
 	o.dns.define(set)
 	o.capture.define(set)
+	o.enroll.define(set)
 }
 
 // source returns where the configuration comes from, nil for files.
