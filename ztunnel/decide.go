@@ -62,7 +62,7 @@ type decider struct {
 
 // illegal are the ports that capture uses inside a pod: a connection to one of
 // them would come straight back.
-var illegal = [...]uint16{15001, 15006, 15008, 15080}
+var illegal = [...]uint16{15001, 15006, 15008, 15053, 15080}
 
 // IllegalPorts returns the ports that no connection is carried to.
 func IllegalPorts() []uint16 { return slices.Clone(illegal[:]) }

@@ -96,7 +96,7 @@ func (f *far) open(o *outbound, outer hbone.Key, c *hbone.Connect) (cancel func(
 	f.loop = w.loop
 	f.pool = hbone.NewPool(hbone.PoolOptions{
 		Loop: w.loop, Identity: w.options.Identity, H2: w.options.HBONE,
-		ConnectTimeout: w.options.ConnectTimeout, MaxStreams: 1, ResetIsEOF: true,
+		ConnectTimeout: w.options.ConnectTimeout, MaxStreams: 1, ResetIsEOF: true, Events: w.events(),
 		Dial: func(ctx context.Context, _ netip.Addr, _ netip.AddrPort) (net.Conn, error) {
 			return pool.Dial(ctx, outer, c)
 		},

@@ -306,6 +306,7 @@ func (w *worker) forget(p *pod) {
 // handshakeFailed reports a connection to the pod that came to nothing.
 func (p *pod) handshakeFailed(remote netip.AddrPort, err error) {
 	p.z.options.Telemetry.HandshakeFailed()
+	p.z.countRevoked(telemetry.ByDestination, err)
 	rec := telemetry.TCP{Err: err}
 	rec.Reporter = telemetry.ByDestination
 	rec.SourceAddr, rec.LocalAddr = remote, netip.AddrPortFrom(p.anAddress(), p.z.options.HBONEPort)

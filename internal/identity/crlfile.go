@@ -2,6 +2,7 @@ package identity
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -53,8 +54,8 @@ type Revocations struct {
 
 // openRevocations reads the file at path and follows it. A file that is not there
 // may come yet: a ConfigMap may be made later than the pod.
-func openRevocations(path string, log *slog.Logger) (*Revocations, error) {
-	return followRevocations(path, log, crlSettle, func() {})
+func openRevocations(path string, settle time.Duration, log *slog.Logger) (*Revocations, error) {
+	return followRevocations(path, log, cmp.Or(settle, crlSettle), func() {})
 }
 
 func followRevocations(path string, log *slog.Logger, settle time.Duration, looked func()) (*Revocations, error) {

@@ -40,6 +40,10 @@ type Options struct {
 	Terms Terms
 	CRL   string
 
+	// CRLSettle is how long a change of that file must be over before it is read;
+	// 0: 2 s, as Istio's.
+	CRLSettle time.Duration
+
 	// Log is told of reloads and of what was refused. nil discards.
 	Log *slog.Logger
 
@@ -60,7 +64,7 @@ func Open(spec string, o Options) (Source, error) {
 		}
 	}
 	if o.CRL != "" {
-		r, err := openRevocations(o.CRL, o.Log)
+		r, err := openRevocations(o.CRL, o.CRLSettle, o.Log)
 		if err != nil {
 			return nil, err
 		}

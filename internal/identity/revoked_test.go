@@ -99,7 +99,7 @@ func revoking(t *testing.T, text []byte) *Revocations {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "ca-crl.pem")
 	put(t, path, text)
-	r, err := openRevocations(path, slog.New(slog.DiscardHandler))
+	r, err := openRevocations(path, 0, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
