@@ -39,8 +39,14 @@ var istios = map[string]treatment{
 	"PROXY_CONFIG":          {takes: "{}", refuse: "concurrency: many"},
 
 	// Mode.
-	"LOCAL_XDS_PATH": {refuse: "/etc/local.yaml"},
-	"LOCAL_XDS":      {refuse: "workloads: []"},
+	"PROXY_MODE":           {flag: "proxy-mode", refuse: "sidecar"},
+	"PROXY_WORKLOAD_INFO":  {flag: "proxy-workload", refuse: "a/b"},
+	"INPOD_UDS":            {flag: "cni-socket"},
+	"INPOD_PORT_REUSE":     {flag: "port-reuse", refuse: "x"},
+	"PACKET_MARK":          {flag: "packet-mark", refuse: "0"},
+	"LOCALHOST_APP_TUNNEL": {flag: "localhost-app-tunnel", refuse: "x"},
+	"LOCAL_XDS_PATH":       {refuse: "/etc/local.yaml"},
+	"LOCAL_XDS":            {refuse: "workloads: []"},
 
 	// Control plane.
 	"XDS_ADDRESS":      {flag: "xds-address"},
