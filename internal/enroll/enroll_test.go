@@ -49,6 +49,19 @@ func (r *rig) do(format string, args ...any) error {
 	return r.fail[what]
 }
 
+func (r *rig) failing(what string) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.fail[what]
+}
+
+// failsAt has what it does fail, and nothing else.
+func (r *rig) failsAt(what string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.fail = map[string]error{what: errors.New("the test has it fail")}
+}
+
 // Add, Keep, Remove and Synced make it the node tunnel.
 func (r *rig) Add(p zds.Pod) error {
 	err := r.do("serve %s %s/%s %s", p.UID, p.Namespace, p.Name, p.ServiceAccount)
@@ -100,7 +113,7 @@ func newRig(t *testing.T, prepare func(r *rig)) *rig {
 				r.mu.Unlock()
 				return r.do("apply")
 			},
-			Verify: func(*netns.Netns, capture.Options) error { return r.fail["verify"] },
+			Verify: func(*netns.Netns, capture.Options) error { return r.failing("verify") },
 			Remove: func(*netns.Netns) error { return r.do("remove rules") },
 			There:  func(*netns.Netns) (bool, error) { return r.rules, nil },
 		},
@@ -227,22 +240,18 @@ func TestFailuresAreTriedAgain(t *testing.T) {
 		r.marked("a", "")
 		r.mu.Lock()
 		r.here.Err = nil
-		serve := "serve uid-of-a shop/a sa"
-		r.fail[serve] = errors.New("no ports")
 		r.mu.Unlock()
+		serve := "serve uid-of-a shop/a sa"
+		r.failsAt(serve)
 		time.Sleep(600 * time.Millisecond)
 		r.expect("probes to [10.0.0.1]", serve)
 		time.Sleep(time.Second)
 		r.expect(serve) // and nothing is redirected to where nobody listens
-		r.mu.Lock()
-		r.fail = map[string]error{"apply": errors.New("no kernel")}
-		r.mu.Unlock()
+		r.failsAt("apply")
 		time.Sleep(2 * time.Second)
 		r.expect(serve, "apply")
 		r.marked("a", "")
-		r.mu.Lock()
-		r.fail = nil
-		r.mu.Unlock()
+		r.failsAt("nothing")
 		time.Sleep(15 * time.Second)
 		r.expect("apply")
 		r.marked("a", "enabled")
@@ -345,13 +354,12 @@ func TestAudit(t *testing.T) {
 			r.Set(pod("a"))
 		})
 		defer r.end()
-		synctest.Wait()
-		r.did = nil
+		r.expect("probes to [10.0.0.1]", "serve uid-of-a shop/a sa", "apply", "probes only to [10.0.0.1]", "synced")
 		time.Sleep(90 * time.Second)
 		r.expect()
-		r.fail["verify"] = errors.New("gone")
+		r.failsAt("verify")
 		time.Sleep(time.Minute)
-		delete(r.fail, "verify")
+		r.failsAt("nothing")
 		r.expect("apply")
 	})
 }
