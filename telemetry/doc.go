@@ -29,7 +29,9 @@
 // Without:
 //
 //	istio_build                               both
-//	istio_tcp_sockets_open                    ztunnel
+//	istio_tcp_sockets_open                    ztunnel: connections; at the destination tunnels, where
+//	                                          Istio's counts the HBONE connections that they share
+//	istio_on_demand_dns_total                 ztunnel: connections to workloads known by name only
 //	workload_manager_active_proxy_count       ztunnel, and its three siblings
 //	istio_dns_requests_total                  ztunnel: questions in DNS, by who asks, type and
 //	                                          protocol; and, of those that were forwarded,

@@ -98,10 +98,10 @@ func (t *Telemetry) register(o Options) error {
 		gaugeWith("istio_build", "The Istio version this stands in for.",
 			prometheus.Labels{"component": string(o.Program), "tag": o.Version}, func() float64 { return 1 }),
 		gauge("waystone_telemetry_series", "Sets of labels that are counted in.",
-			func() float64 { return float64(t.table.len() + t.tally.len() + t.questions.len()) }),
+			func() float64 { return float64(t.table.len() + t.tally.len() + t.questions.len() + t.lookups.len()) }),
 		count("waystone_telemetry_series_overflow_total", "Times that a record found no room for labels of its own.",
 			func() uint64 {
-				return t.table.overflowed.Load() + t.tally.overflowed.Load() + t.questions.overflowed.Load()
+				return t.table.overflowed.Load() + t.tally.overflowed.Load() + t.questions.overflowed.Load() + t.lookups.overflowed.Load()
 			}),
 		count("waystone_hbone_handshake_failures_total", "Incoming connections whose TLS handshake failed.",
 			t.handshakes.Load),
@@ -137,11 +137,11 @@ func (t *Telemetry) tunnelFamilies() []prometheus.Collector {
 	var list []prometheus.Collector
 	for _, r := range []Reporter{BySource, ByDestination} {
 		open := &t.sockets[r]
-		list = append(list, gaugeWith("istio_tcp_sockets_open", "Connections open.",
+		list = append(list, gaugeWith("istio_tcp_sockets_open", "Connections open: of a destination, tunnels, of which some share a socket.",
 			prometheus.Labels{"reporter": r.String()}, func() float64 { return float64(open.Load()) }))
 	}
 	list = append(list, t.revoked.families()...)
-	return append(list, t.questions,
+	return append(list, t.questions, t.lookups,
 		gauge("workload_manager_active_proxy_count", "Workloads that are served.",
 			func() float64 { return float64(t.active.Load()) }),
 		gauge("workload_manager_pending_proxy_count", "Workloads that are not served yet.",

@@ -22,6 +22,7 @@ type Telemetry struct {
 	table       *table
 	tally       *tally
 	questions   *questions   // in DNS
+	lookups     *lookups     // on behalf of connections
 	questionLog *slog.Logger // nil without a log
 	access      *accessLog   // nil without an access log
 	tunnels     *tunnelLog   // nil without a log
@@ -57,6 +58,7 @@ func New(o Options) (*Telemetry, error) {
 		table:     newTable(o.MaxSeries, o.Retain, o.Live, o.ClusterID),
 		tally:     new(tally),
 		questions: new(questions),
+		lookups:   new(lookups),
 		now:       o.now,
 		writer:    o.AccessLog,
 		tracer:    o.trace,
@@ -64,6 +66,7 @@ func New(o Options) (*Telemetry, error) {
 	}
 	t.tally.open(max(o.MaxSeries/10, 1), o.Retain)
 	t.questions.open(max(o.MaxSeries/10, 1), o.Retain)
+	t.lookups.open(max(o.MaxSeries/10, 1), o.Retain)
 	if err := t.start(o); err != nil {
 		return nil, errors.Join(err, t.exporter.close(context.Background()))
 	}
@@ -299,6 +302,7 @@ func (t *Telemetry) sweepEvery(ctx context.Context, every time.Duration) {
 			t.table.sweep(now)
 			t.tally.sweep(now)
 			t.questions.sweep(now)
+			t.lookups.sweep(now)
 		case <-ctx.Done():
 			return
 		}
