@@ -6,7 +6,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"net/http/pprof"
 	"net/netip"
 	"net/url"
 	"strings"
@@ -27,7 +26,7 @@ const index = `<!DOCTYPE html>
 <li><a href="authz/recent">authz/recent</a>: what policy has just refused, and why; <code>?allowed=true</code>, <code>?principal=</code>, <code>?source=</code>, <code>?namespace=</code>, <code>?service=</code>, <code>?path=/x*</code>, <code>?method=</code>, <code>?policy=</code>, <code>?since=30s</code>, <code>?limit=</code>, <code>?format=text</code>
 <li>logging (POST): levels; <code>?level=debug</code>, <code>?level=xds:debug</code>, <code>?reset</code>
 <li>quitquitquit (POST): stop
-<li><a href="debug/pprof/">debug/pprof</a>: profiles
+<li><a href="debug/pprof/">debug/pprof</a>: profiles; <code>debug/pprof/profile?seconds=10</code>
 </ul>
 `
 
@@ -55,11 +54,7 @@ func adminHandler(o *Options) http.Handler {
 			quit()
 		})
 	}
-	mux.HandleFunc("GET /debug/pprof/", pprof.Index)
-	mux.HandleFunc("GET /debug/pprof/cmdline", pprof.Cmdline)
-	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
-	mux.HandleFunc("GET /debug/pprof/symbol", pprof.Symbol)
-	mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
+	handleProfiles(mux)
 	return http.NewCrossOriginProtection().Handler(localOnly(mux))
 }
 
