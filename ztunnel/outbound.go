@@ -28,17 +28,12 @@ type outbound struct {
 	pod    *pod
 	src    *mesh.Workload
 	leg    *loop.TCP // the pod's side
-	target mesh.Authority
-	dice   uint32 // see decider
+	search *search   // nil once somebody is reached
 	route  route
-	tried  []*mesh.Workload
-	tries  int
-	answer func(error) // tells the pod's side how it went; nil once it has
 
-	early   flow.Early // what the pod sent before there was anybody to take it
 	cancel  func()
 	pair    flow.Pair
-	far     far // who answers, where that is told only by who does
+	far     *far // nil unless it is to another network
 	counted bool
 	copying bool
 	opened  bool
@@ -47,21 +42,34 @@ type outbound struct {
 	rec     telemetry.TCP
 }
 
+// A search is what a connection has more as long as nobody is reached: most stay
+// for longer after that.
+type search struct {
+	target mesh.Authority
+	dice   uint32           // see decider
+	tried  []*mesh.Workload // those that were to be reached
+	tries  int
+	answer func(error) // tells the pod's side how it went; nil once it has
+	early  flow.Early  // what the pod sent before there was anybody to take it
+}
+
 // carry takes a connection of the pod's to where it wants to go. rest is what
 // the pod has sent already. answer is told, before anything else is written to
 // leg, whether somebody is there.
 func (w *worker) carry(p *pod, leg *loop.TCP, target mesh.Authority, rest []byte, answer func(error)) {
 	src := p.workload.Load()
-	o := &outbound{worker: w, pod: p, src: src, leg: leg, target: target, dice: rand.Uint32(), answer: answer}
+	o := &outbound{worker: w, pod: p, src: src, leg: leg}
+	o.search = &search{target: target, dice: rand.Uint32(), answer: answer}
 	o.rec.Ends = telemetry.Ends{
 		Reporter: telemetry.BySource, Source: src,
 		SourceAddr: p.source(leg.Socket().RemoteAddr()),
 	}
 	o.rec.Start, o.rec.Trace = w.loop.Now(), telemetry.NewTrace()
 	w.outbound[o] = struct{}{}
-	o.early.Gone = o.finish
-	o.early.Data(rest)
-	leg.SetReceiver(&o.early)
+	early := &o.search.early
+	early.Gone = o.finish
+	early.Data(rest)
+	leg.SetReceiver(early)
 	if o.counted = w.sending.take(w.options.MaxConnections); !o.counted {
 		o.fail(errFull)
 		return
@@ -75,9 +83,9 @@ func (o *outbound) decide() (route, error) {
 	w := o.worker
 	d := decider{
 		snap: w.options.Store.Snapshot(), network: w.options.Network, domain: w.options.ClusterDomain,
-		port: w.options.HBONEPort, registryOnly: w.options.RegistryOnly, dice: o.dice, failed: w.failed,
+		port: w.options.HBONEPort, registryOnly: w.options.RegistryOnly, dice: o.search.dice, failed: w.failed,
 	}
-	return d.decide(o.src, o.target, o.tried)
+	return d.decide(o.src, o.search.target, o.search.tried)
 }
 
 // connect tries to get where it was decided to go.
@@ -91,24 +99,30 @@ func (o *outbound) connect(r route, err error) {
 		o.fail(err)
 		return
 	}
-	o.tries++
+	s := o.search
+	s.tries++
 	for _, w := range [...]*mesh.Workload{r.dest, r.beyond} {
 		if w != nil {
-			o.tried = append(o.tried, w)
+			s.tried = append(s.tried, w)
 		}
 	}
 	if r.name != "" {
-		try := o.tries
+		try := s.tries
 		o.cancel = o.worker.lookup(r.name, func(ips []netip.Addr, err error) { o.resolved(try, ips, err) })
 		return
 	}
 	o.reach()
 }
 
+// stale reports whether a try is over, which was given up before its outcome came.
+func (o *outbound) stale(try int) bool {
+	return o.over || o.search == nil || o.search.tries != try
+}
+
 // resolved takes the addresses of an endpoint that is known by its name: any of
 // them, of the family that was dialled if there is one.
 func (o *outbound) resolved(try int, ips []netip.Addr, err error) {
-	if o.over || o.tries != try {
+	if o.stale(try) {
 		return
 	}
 	o.cancel = nil
@@ -117,7 +131,7 @@ func (o *outbound) resolved(try int, ips []netip.Addr, err error) {
 		return
 	}
 	r := &o.route
-	ip := oneOf(ips, o.target.IP)
+	ip := oneOf(ips, o.search.target.IP)
 	r.addr = netip.AddrPortFrom(ip, r.addr.Port())
 	if r.tunnel && r.hop == telemetry.Direct && !r.double {
 		r.authority.IP = ip
@@ -133,7 +147,7 @@ func (o *outbound) reach() {
 	}
 	w, from := o.worker, o.pod.address(r.addr.Addr())
 	if !r.tunnel {
-		try := o.tries
+		try := o.search.tries
 		o.cancel = w.dial(o.pod, from, r.addr, func(nc net.Conn, err error) { o.connectedPlain(try, nc, err) })
 		return
 	}
@@ -147,6 +161,7 @@ func (o *outbound) reach() {
 	}
 	key := hbone.Key{Self: o.src.Identity(), Wants: r.wants, Addr: r.addr, SourceIP: from}
 	if r.double {
+		o.far = &far{}
 		o.cancel = o.far.open(o, key, c)
 		return
 	}
@@ -166,7 +181,7 @@ func (w *worker) dial(p *pod, src netip.Addr, dst netip.AddrPort, ready func(net
 
 func (o *outbound) connectedPlain(try int, nc net.Conn, err error) {
 	switch {
-	case o.over || o.tries != try:
+	case o.stale(try):
 		if nc != nil {
 			nc.Close()
 		}
@@ -193,24 +208,24 @@ func (o *outbound) connectedTunnel(t *hbone.Tunnel, err error) {
 // that the application does not answer.
 func (o *outbound) failed(err error) {
 	o.cancel = nil
-	dest := o.route.dest
+	dest, s, most := o.route.dest, o.search, o.worker.options.ConnectRetries
 	var status *hbone.StatusError
 	answered := errors.As(err, &status)
 	again := dest != nil && (!answered || status.Status == 503 && o.route.hop == telemetry.Direct)
 	if again {
 		o.worker.failed.note(o.route.culprit(err))
 	}
-	if !again || o.tries > o.worker.options.ConnectRetries {
+	if !again || s.tries > most {
 		o.fail(err)
 		return
 	}
 	r, other := o.decide()
-	if other != nil || r.dest == nil || contains(o.tried, r.dest) {
+	if other != nil || r.dest == nil || contains(s.tried, r.dest) {
 		o.fail(err)
 		return
 	}
 	o.far.close()
-	o.close(fmt.Errorf("%w; trying %s next, %d of %d", err, r.dest.Name, o.tries, o.worker.options.ConnectRetries)) // each attempt is a connection to somebody else
+	o.close(fmt.Errorf("%w; trying %s next, %d of %d", err, r.dest.Name, s.tries, most)) // each attempt is a connection to somebody else
 	o.connect(r, nil)
 }
 
@@ -224,13 +239,14 @@ func (o *outbound) join(s flow.Stream, attach func(flow.Receiver)) {
 	o.copying = true
 	attach(o.pair.B())
 	o.leg.SetReceiver(o.pair.A())
-	o.early.HandTo(o.pair.A())
+	o.search.early.HandTo(o.pair.A())
+	o.search = nil
 }
 
 // reply tells the pod's side, and lets go of what it kept until then.
 func (o *outbound) reply(err error) {
-	answer := o.answer
-	o.answer = nil
+	answer := o.search.answer
+	o.search.answer = nil
 	answer(err)
 }
 
@@ -262,7 +278,9 @@ func (o *outbound) finish(err error) {
 		o.cancel = nil
 		cancel()
 	}
-	o.early.Drop()
+	if o.search != nil {
+		o.search.early.Drop()
+	}
 	if o.counted {
 		o.worker.sending.release()
 	}
