@@ -162,8 +162,12 @@ func Is(err error, code int) bool {
 }
 
 // IsGone reports whether err says that there is no such object, or that another
-// has its name.
-func IsGone(err error) bool { return Is(err, http.StatusNotFound) || Is(err, http.StatusConflict) }
+// has its name: to a patch of that one's UID the server says that it cannot be
+// changed.
+func IsGone(err error) bool {
+	return Is(err, http.StatusNotFound) || Is(err, http.StatusConflict) ||
+		Is(err, http.StatusUnprocessableEntity) && strings.Contains(err.Error(), "metadata.uid")
+}
 
 // Annotate sets annotations of a pod, and removes those whose value is nil. A
 // pod of that name that has another uid is left alone: it is another pod. The

@@ -233,8 +233,8 @@ func TestAnnotate(t *testing.T) {
 	if got := s.Annotations("shop", "a"); len(got) != 2 || got["kept"] != "1" || got["new"] != "yes" {
 		t.Errorf("annotations are %v", got)
 	}
-	if err := c.Annotate(t.Context(), "shop", "a", "another", map[string]*string{"new": nil}); !Is(err, http.StatusConflict) {
-		t.Errorf("of another pod: %v, want a conflict", err)
+	if err := c.Annotate(t.Context(), "shop", "a", "another", map[string]*string{"new": nil}); !IsGone(err) {
+		t.Errorf("of another pod: %v, want one that says so", err)
 	}
 	if err := c.Annotate(t.Context(), "shop", "b", "", nil); !Is(err, http.StatusNotFound) || !strings.Contains(err.Error(), "shop/b: 404 Not Found: no such pod") {
 		t.Errorf("of none: %v", err)

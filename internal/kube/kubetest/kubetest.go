@@ -305,7 +305,7 @@ func (s *Server) patch(r *http.Request) (*http.Response, error) {
 	}
 	pod := s.objects["/api/v1/pods"][i].(*corev1.Pod).DeepCopy()
 	if p.Metadata.UID != "" && p.Metadata.UID != string(pod.UID) {
-		return answer(http.StatusConflict, status(http.StatusConflict, "precondition failed: UID")), nil
+		return answer(http.StatusUnprocessableEntity, status(http.StatusUnprocessableEntity, "metadata.uid: Invalid value: field is immutable")), nil
 	}
 	for k, v := range p.Metadata.Annotations {
 		if v == nil {
