@@ -14,7 +14,11 @@ import (
 type Settings struct {
 	Proxy     bool   `json:"proxy"`
 	ProxyMode string `json:"proxyMode"`
-	DNSProxy  bool   `json:"dnsProxy"`
+
+	DNSProxy           bool    `json:"dnsProxy"`
+	DNSProxyAddr       *Listen `json:"dnsProxyAddr,omitempty"` // in each pod, where they are served in their network namespaces
+	PreferredNamespace *string `json:"preferedServiceNamespace,omitempty"`
+	IPv6               bool    `json:"ipv6Enabled"`
 
 	LocalNode     string `json:"localNode"`
 	Network       string `json:"network"`
@@ -25,7 +29,12 @@ type Settings struct {
 	StatsAddr     *Listen  `json:"statsAddr,omitempty"`
 	ReadinessAddr *Listen  `json:"readinessAddr,omitempty"`
 	InboundAddr   string   `json:"inboundAddr"`
-	SOCKS5Addr    string   `json:"socks5Addr"`
+	SOCKS5Addr    string   `json:"socks5Addr,omitempty"`
+	PlaintextAddr string   `json:"inboundPlaintextAddr,omitempty"`
+	OutboundAddr  string   `json:"outboundAddr,omitempty"`
+	InPodSocket   string   `json:"inpodUds,omitempty"`
+	PortReuse     bool     `json:"inpodPortReuse"`
+	PacketMark    uint32   `json:"packetMark,omitempty"`
 	IllegalPorts  []uint16 `json:"illegalPorts"`
 
 	XDSAddress     string `json:"xdsAddress,omitempty"`
@@ -37,7 +46,11 @@ type Settings struct {
 	CAHostname     string `json:"altCaHostname,omitempty"`
 	FakeCA         bool   `json:"fakeCa"`
 	SecretTTL      Span   `json:"secretTtl"`
-	IdentitySource string `json:"identitySource"` // ours alone, as is configSource
+	CRLPath        string `json:"crlPath,omitempty"`
+	PostQuantum    bool   `json:"postQuantum"` // ours alone, as are the rest
+	TLS12          bool   `json:"tls12"`
+	FIPS140        bool   `json:"fips140"`
+	IdentitySource string `json:"identitySource"`
 	ConfigSource   string `json:"configSource,omitempty"`
 
 	WindowSize           uint32 `json:"windowSize"`
@@ -78,6 +91,17 @@ func ListenOn(s string) *Listen {
 type Root struct {
 	File string `json:"File,omitempty"` // SYSTEM: those of the operating system; "": they were given themselves
 }
+
+// AnyOf is an address in a pod: of both families, unless there is no IPv6.
+func AnyOf(port uint16, ipv6 bool) string {
+	if ipv6 {
+		return netip.AddrPortFrom(netip.IPv6Unspecified(), port).String()
+	}
+	return netip.AddrPortFrom(netip.IPv4Unspecified(), port).String()
+}
+
+// LoopbackOf is an address on a pod's loopback interface likewise.
+func LoopbackOf(port uint16, ipv6 bool) *Listen { return &Listen{Localhost: []any{ipv6, port}} }
 
 // RootAt returns roots as flags have them: a file, SYSTEM, or PEM.
 func RootAt(s string) *Root {

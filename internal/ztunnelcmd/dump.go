@@ -3,6 +3,7 @@ package ztunnelcmd
 import (
 	"cmp"
 	"context"
+	"crypto/fips140"
 	"fmt"
 	"time"
 
@@ -61,20 +62,48 @@ func connectionsOf(list []ztunnel.Connection) (out []dump.Connection) {
 // settings returns how the program was started.
 func (o *options) settings(loops int) dump.Settings {
 	s := dump.Settings{
-		Proxy: true, ProxyMode: "Shared",
+		Proxy: true, ProxyMode: "Shared", IPv6: o.dns.ipv6,
 		LocalNode: o.Node, Network: o.Network, ClusterID: o.ClusterID, ClusterDomain: o.ClusterDomain,
 		AdminAddr:     dump.ListenOn(cmp.Or(o.Admin, "127.0.0.1:15000")),
 		StatsAddr:     dump.ListenOn(cmp.Or(o.Metrics, ":15020")),
 		ReadinessAddr: dump.ListenOn(cmp.Or(o.Readiness, ":15021")),
-		InboundAddr:   "[::]:15008", SOCKS5Addr: "[::]:15080", IllegalPorts: ztunnel.IllegalPorts(),
+		InboundAddr:   dump.AnyOf(15008, o.dns.ipv6), IllegalPorts: ztunnel.IllegalPorts(),
 		ConfigSource: o.Config, SecretTTL: dump.SpanOf(o.Istiod.TTL),
 		WindowSize: o.StreamWindow, ConnectionWindowSize: o.ConnWindow, FrameSize: o.MaxFrame,
 		PoolMaxStreams: o.PoolStreams, PoolUnusedRelease: dump.SpanOf(o.PoolIdle),
 		TerminationDeadline: dump.SpanOf(o.Drain()), WorkerThreads: loops,
+		CRLPath: o.Security.CRL, PostQuantum: o.Security.PostQuantum, TLS12: o.Security.TLS12, FIPS140: fips140.Enabled(),
 	}
+	o.capture.tell(&s, o)
 	if i := &o.xds; i.address != "" {
 		s.XDSAddress, s.XDSRoot, s.XDSHostname = dump.Address(i.address), dump.RootAt(i.roots), i.name
 	}
 	s.Identify(o.Identity, dump.RootAt(o.Istiod.Roots), o.Istiod.Name)
 	return s
+}
+
+// tell adds how traffic comes to us, and where questions in DNS are answered.
+func (m *modeOptions) tell(s *dump.Settings, o *options) {
+	d := &o.dns
+	if d.prefer != "" {
+		s.PreferredNamespace = &d.prefer
+	}
+	if !m.inside() {
+		s.SOCKS5Addr = dump.AnyOf(15080, d.ipv6)
+		if s.DNSProxy = d.capture && len(d.addrs) > 0; s.DNSProxy {
+			s.DNSProxyAddr = dump.ListenOn(d.addrs[0].String())
+		}
+		return
+	}
+	s.PlaintextAddr, s.OutboundAddr = dump.AnyOf(15006, d.ipv6), dump.AnyOf(15001, d.ipv6)
+	s.PacketMark, s.PortReuse = m.mark, m.portReuse
+	if s.DNSProxy = d.inPods(o); s.DNSProxy {
+		s.DNSProxyAddr = dump.LoopbackOf(15053, d.ipv6)
+	}
+	switch {
+	case m.mode == dedicated:
+		s.ProxyMode = "Dedicated"
+	default:
+		s.InPodSocket = m.socket
+	}
 }

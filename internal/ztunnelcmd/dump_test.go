@@ -59,3 +59,35 @@ func TestSettingsAreToldAsTheyWereGiven(t *testing.T) {
 		t.Errorf("got %s, want no admin address: it is off", got)
 	}
 }
+
+func TestWhereTrafficComesInIsTold(t *testing.T) {
+	for _, test := range []struct {
+		args string
+		want []string
+	}{
+		{"", []string{`"proxyMode":"Shared"`, `"dnsProxy":false`, `"ipv6Enabled":true`, `"socks5Addr":"[::]:15080"`, `"inboundAddr":"[::]:15008"`, `15053`, `"inpodPortReuse":false`}},
+		{"--dns 10.0.0.1:53 --dns-preferred-namespace a", []string{`"dnsProxy":true,"dnsProxyAddr":{"SocketAddr":"10.0.0.1:53"},"preferedServiceNamespace":"a"`}},
+		{"--dns localhost:53 --dns-ipv6=false", []string{`"dnsProxyAddr":{"Localhost":[false,53]}`, `"socks5Addr":"0.0.0.0:15080"`}},
+		{"--proxy-mode shared", []string{`"dnsProxy":true,"dnsProxyAddr":{"Localhost":[true,15053]}`, `"inboundPlaintextAddr":"[::]:15006","outboundAddr":"[::]:15001","inpodUds":"/var/run/ztunnel/ztunnel.sock","inpodPortReuse":true,"packetMark":1337`}},
+		{"--proxy-mode shared --dns-capture=false", []string{`"dnsProxy":false`}},
+		{"--proxy-mode dedicated --dns-ipv6=false", []string{`"proxyMode":"Dedicated"`, `"outboundAddr":"0.0.0.0:15001"`, `"dnsProxyAddr":{"Localhost":[false,15053]}`}},
+		{"--crl /crl.pem --compliance-policy pqc --tls12", []string{`"crlPath":"/crl.pem","postQuantum":true,"tls12":true,"fips140":`}},
+	} {
+		var o options
+		set := pflag.NewFlagSet("test", pflag.ContinueOnError)
+		o.define(set)
+		if err := set.Parse(strings.Fields(test.args)); err != nil {
+			t.Fatal(err)
+		}
+		o.capture.mode = o.modeFor(nil)
+		got, err := json.Marshal(o.settings(1))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, want := range test.want {
+			if !strings.Contains(string(got), want) {
+				t.Errorf("%s: got %s, want %s in it", test.args, got, want)
+			}
+		}
+	}
+}
