@@ -154,7 +154,7 @@ func (d *decider) toService(src *mesh.Workload, dest *config.Destination, target
 	if dest.Port == nil {
 		return route{service: s}, fmt.Errorf("%w: %s has no port %d", errNoPort, s.Hostname, target.Port)
 	}
-	e := d.pick(dest.Endpoints, tried, d.inMesh(src))
+	e := d.pickOf(dest, tried, d.inMesh(src))
 	switch {
 	case e == nil:
 		return route{service: s}, fmt.Errorf("%w: %s:%d", d.nowhere(dest.Endpoints, errNoEndpoint), s.Hostname, target.Port)
@@ -187,7 +187,7 @@ func (d *decider) toWaypoint(gw *mesh.GatewayAddress, authority mesh.Authority, 
 		return route{service: s}, fmt.Errorf("%w: %s", errNoWaypoint, describe(gw))
 	}
 	// Only who asked for a service can be taken to another network.
-	e := d.pick(dest.Endpoints, tried, s != nil)
+	e := d.pickOf(dest, tried, s != nil)
 	switch {
 	case e == nil:
 		return route{service: s}, fmt.Errorf("%w: %s", d.nowhere(dest.Endpoints, errWaypointEmpty), describe(gw))

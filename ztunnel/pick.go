@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/waystone-mesh/waystone/internal/config"
 	"github.com/waystone-mesh/waystone/internal/mesh"
 )
 
@@ -30,6 +31,32 @@ func (d *decider) waypointOf(s *mesh.Service) *mesh.GatewayAddress {
 	return s.Waypoint
 }
 
+const (
+	few   = 16 // so many are looked at one after the other
+	draws = 16 // most do with one; without a hit, all are looked at
+)
+
+// pickOf is pick of a destination's endpoints, of which there may be ten thousand:
+// it draws one, and again if that will not do, rather than add up what all weigh.
+// A draw that holds has the same odds.
+func (d *decider) pickOf(dest *config.Destination, tried []*mesh.Workload, far bool) *mesh.Endpoint {
+	eps := dest.Endpoints
+	if len(eps) > few {
+		for range draws {
+			e := &eps[rand.IntN(len(eps))]
+			if rand.Uint64N(uint64(max(1, dest.Heaviest))) < capacity(e.Workload) && d.chooses(e, tried, d.failed, far) {
+				return e
+			}
+		}
+	}
+	return d.pick(eps, tried, far)
+}
+
+// chooses reports whether an endpoint will do.
+func (d *decider) chooses(e *mesh.Endpoint, tried []*mesh.Workload, f *failed, far bool) bool {
+	return d.reaches(e, far) && !contains(tried, e.Workload) && !f.has(e.Workload)
+}
+
 // pick chooses an endpoint at random by capacity (istio.workload.Workload), of
 // those that are in reach: of those that were not tried and did not fail lately,
 // or else that were not tried, or else of all. far is whether it may be in another
@@ -47,9 +74,7 @@ func (d *decider) pick(eps []mesh.Endpoint, tried []*mesh.Workload, far bool) *m
 }
 
 func (d *decider) pickFrom(eps []mesh.Endpoint, tried []*mesh.Workload, f *failed, far bool) *mesh.Endpoint {
-	choice := func(e *mesh.Endpoint) bool {
-		return d.reaches(e, far) && !contains(tried, e.Workload) && !f.has(e.Workload)
-	}
+	choice := func(e *mesh.Endpoint) bool { return d.chooses(e, tried, f, far) }
 	var sum uint64
 	for i := range eps {
 		if choice(&eps[i]) {

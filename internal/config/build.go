@@ -179,6 +179,7 @@ func (b *builder) compileService(st *serviceState) *serviceView {
 			d.Routes = b.table(svc, d.Port)
 		}
 		d.Endpoints = b.endpoints(svc, d.Port.Service, st.members)
+		d.Heaviest = heaviest(d.Endpoints)
 		d.Retries = st.budget(d.Port.Service)
 		var old *Destination
 		if st.view != nil {
@@ -239,7 +240,7 @@ func (b *builder) workload(st *workloadState, e *tableEdit[uidKey, Destination],
 	d := Destination{Workload: w, Attached: b.waypoint() && b.leadsHere(&b.book, w.Waypoint), Retries: &st.retries}
 	b.policiesFor(&d)
 	if ep, ok := b.endpoint(nil, st, 0); ok {
-		d.Endpoints = []mesh.Endpoint{ep}
+		d.Endpoints, d.Heaviest = []mesh.Endpoint{ep}, max(1, w.Capacity)
 	}
 	if st.dest = keep(old, &d); st.dest == old {
 		return

@@ -158,6 +158,10 @@ type Destination struct {
 	// stands for the port that was asked.
 	Endpoints []mesh.Endpoint
 
+	// Heaviest is the largest capacity of Endpoints: whoever knows it can choose
+	// one of them by capacity without looking at all.
+	Heaviest uint32
+
 	// Attached is whether our waypoint serves this. One that is not attached
 	// must be refused, and be used only as the backend of a route. It is false
 	// in the node tunnel's view.

@@ -53,6 +53,14 @@ func (b *builder) endpoint(svc *mesh.Service, st *workloadState, port uint16) (m
 	return mesh.Endpoint{Workload: w, Addr: netip.AddrPortFrom(ip, port), Wants: wants(st, svc), Load: &st.load}, true
 }
 
+// heaviest returns the largest capacity of endpoints.
+func heaviest(eps []mesh.Endpoint) (most uint32) {
+	for i := range eps {
+		most = max(most, 1, eps[i].Workload.Capacity)
+	}
+	return most
+}
+
 // pickAddress returns the first address of a family that is wanted, or the
 // first if there is none.
 func pickAddress(all []netip.Addr, families mesh.IPFamilies) netip.Addr {
