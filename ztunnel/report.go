@@ -32,6 +32,7 @@ func (o *outbound) open() {
 	rec.Target, rec.Upstream, rec.UpstreamTunnelled = r.authority, r.addr, r.tunnel
 	rec.LocalAddr = o.dialled()
 	o.opened = true
+	o.countLookup()
 	o.worker.options.Telemetry.Open(rec)
 }
 
@@ -56,6 +57,13 @@ func (o *outbound) flush() {
 	}
 }
 
+// countLookup counts a connection to an endpoint that is known by its name only.
+func (o *outbound) countLookup() {
+	if o.route.name != "" {
+		o.worker.options.Telemetry.OnDemandDNS(o.src, o.route.name)
+	}
+}
+
 // close reports an outbound connection, or an attempt at one.
 func (o *outbound) close(err error) {
 	o.rec.Err, o.rec.Flag = err, flagOf(err)
@@ -64,6 +72,7 @@ func (o *outbound) close(err error) {
 		o.open() // nobody has answered, but the gateway is known
 	}
 	if !o.opened {
+		o.countLookup()
 		o.rec.Upstream = o.dialled()
 		o.worker.options.Telemetry.Failed(&o.rec)
 		return
