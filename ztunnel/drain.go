@@ -63,6 +63,11 @@ func (z *Ztunnel) stopListening() map[string]*pod {
 		p.handOver()
 		z.options.Telemetry.ProxyStopped()
 	}
+	if p := z.self; p != nil {
+		z.self = nil
+		p.handOver()
+		pods[p.uid] = p
+	}
 	for uid, w := range z.pending {
 		_ = w.about.Netns.Close() // nothing was opened in it
 		delete(z.pending, uid)

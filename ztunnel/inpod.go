@@ -17,6 +17,7 @@ import (
 // pods there are. The zero value of each field means its default.
 type InPod struct {
 	Mark    uint32 // SO_MARK of our sockets, by which the pod's rules know them; 0x539
+	NoMark  bool   // sockets have none: it takes CAP_NET_ADMIN, and the rules may go by something else
 	OnlyOne bool   // no SO_REUSEPORT: nobody can take over while we drain
 	NoIPv6  bool   // listen on IPv4 addresses only
 	AnyNode bool   // the pod may be a workload of another node than Options.Node, or of none
@@ -235,6 +236,9 @@ func (z *Ztunnel) refreshLocked() {
 	local := z.localPods()
 	for _, p := range z.pods {
 		z.matchLocked(p, local)
+	}
+	if z.self != nil {
+		z.matchLocked(z.self, local)
 	}
 	z.tellLocked()
 }

@@ -367,3 +367,37 @@ func TestPodIsAboutToGo(t *testing.T) {
 	nc.Close()
 	conns(1)
 }
+
+// Our own pod is reached over HBONE as any other, by who may; nothing is
+// redirected there.
+func TestOwnPod(t *testing.T) {
+	n := inPods(t)
+	web := n.added("web")[0]
+	own := n.m.Workload("own")
+	z := n.m.Ztunnel(nodeOf(own))
+	if err := z.ServeSelf(zds.Pod{UID: own.IP.String(), Name: own.Name, Namespace: own.Namespace, ServiceAccount: own.Name}); err != nil {
+		t.Fatal(err)
+	}
+	conns := taken(own)
+	nc := n.sends(web, own.IP.String()+":8080")
+	app := <-conns
+	if got := app.RemoteAddr().(*net.TCPAddr).AddrPort().Addr(); got != own.IP {
+		t.Errorf("we are asked from %v, want ourselves, %v", got, own.IP)
+	}
+	say(t, app, "metrics")
+	wantRead(t, nc, "metrics")
+	n.m.WantMetric(`istio_tcp_connections_opened_total{reporter="destination",connection_security_policy="mutual_tls",destination_principal="spiffe://cluster.local/ns/default/sa/own"}`, 1)
+	n.m.WantMetric("workload_manager_active_proxy_count", 1) // of whom we were told
+	n.m.Apply(`
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: nobody, namespace: default}
+spec: {selector: {matchLabels: {app: own}}, action: DENY, rules: [{}]}
+`)
+	wantOver(t, nc)
+	app.Close()
+	wantOver(t, n.sends(web, own.IP.String()+":8080"))
+	if _, err := n.o.Dial(t.Context(), web.IP, netip.AddrPortFrom(own.IP, 15006)); err == nil {
+		t.Error("the port for plaintext is open")
+	}
+}

@@ -37,7 +37,9 @@ type namespace struct {
 }
 
 func (n *namespace) socket(o netns.SocketOptions) netns.SocketOptions {
-	o.Mark = n.options.Mark
+	if !n.options.NoMark {
+		o.Mark = n.options.Mark
+	}
 	return o
 }
 

@@ -85,6 +85,9 @@ func (z *Ztunnel) known() map[string]*Pod {
 	for uid, p := range z.pods {
 		out[uid] = &Pod{Workload: p.about(), State: Up}
 	}
+	if z.self != nil {
+		out[z.self.uid] = &Pod{Workload: z.self.about(), State: Up}
+	}
 	for uid, w := range z.pending {
 		if z.options.InPod != nil {
 			out[uid] = &Pod{Workload: nameless(&w.about), Reason: w.why}

@@ -105,6 +105,7 @@ type Ztunnel struct {
 	mu       sync.Mutex
 	pods     map[string]*pod     // by UID
 	pending  map[string]*waiting // those that are not served yet, by UID
+	self     *pod                // our own, if it is served
 	synced   bool                // we were told of all pods
 	ready    bool                // what InPod.Ready was told last
 	draining bool

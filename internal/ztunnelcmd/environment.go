@@ -41,7 +41,6 @@ var others = []variable{
 	{"KEEPALIVE_RETRIES", is("9"), keepAlive},
 	{"USER_TIMEOUT_ENABLED", is("false"), "is not supported: a peer that is gone is noticed by HTTP/2's PING, within 30 s"},
 	{"ENABLE_RESPONSE_BAGGAGE", is("true"), "is not supported: answers always tell who has answered, for the other end's metrics"},
-	{"SERVICE_ACCOUNT", nil, "metrics are served in the clear, at --metrics, and not over HBONE: who scrapes them has to be let in by address"},
 	{"AUTHZ_POLICY_INFO_LOGGING", nil, "the line of a connection that policy refuses names the policy at any level, and dry runs are counted"},
 	{"ISTIO_META_ISTIO_VERSION", nil, "our own version is told"},
 }

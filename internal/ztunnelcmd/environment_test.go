@@ -34,7 +34,7 @@ var istios = map[string]treatment{
 	"INSTANCE_IPS":          {flag: "instance-ip"},
 	"POD_NAME":              {flag: "pod-name"},
 	"POD_NAMESPACE":         {flag: "pod-namespace"},
-	"SERVICE_ACCOUNT":       {takes: "ztunnel"},
+	"SERVICE_ACCOUNT":       {flag: "service-account"},
 	"TRUST_DOMAIN":          {flag: "trust-domain"},
 	"PROXY_CONFIG":          {takes: "{}", refuse: "concurrency: many"},
 
@@ -145,8 +145,8 @@ func TestEveryVariableOfIstiosIsHonouredOrRefused(t *testing.T) {
 }
 
 func TestVariablesOfNoMatterAreTold(t *testing.T) {
-	got := ofNoMatter(programtest.Lookup(map[string]string{"SERVICE_ACCOUNT": "ztunnel", "AUTHZ_POLICY_INFO_LOGGING": "", "FAKE_CA": "false"}))
-	if len(got) != 1 || got[0].name != "SERVICE_ACCOUNT" {
+	got := ofNoMatter(programtest.Lookup(map[string]string{"ISTIO_META_ISTIO_VERSION": "1.31", "AUTHZ_POLICY_INFO_LOGGING": "", "FAKE_CA": "false"}))
+	if len(got) != 1 || got[0].name != "ISTIO_META_ISTIO_VERSION" {
 		t.Errorf("got %v", got)
 	}
 }

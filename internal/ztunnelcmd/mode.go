@@ -24,6 +24,7 @@ type modeOptions struct {
 	portReuse bool
 	mark      uint32
 	pod       *zds.Pod // the one of mode dedicated
+	account   string   // our own
 }
 
 // The modes, the first two as Istio's PROXY_MODE has them.
@@ -39,6 +40,7 @@ func (o *modeOptions) define(set *pflag.FlagSet) {
 	flags.Define(set, &o.portReuse, "port-reuse", "bool", "true", flags.Bool, "share the ports in pods with a node tunnel that takes over from us, or from which we do", "INPOD_PORT_REUSE")
 	flags.Define(set, &o.mark, "packet-mark", "NUMBER", "1337", parseMark, "by which the rules in pods know our own packets; 1337 unless the rules were changed", "PACKET_MARK")
 	flags.Define(set, &o.pod, "proxy-workload", "POD", "", parseWorkload, "the pod of mode dedicated: namespace/name/service-account", "PROXY_WORKLOAD_INFO")
+	flags.Define(set, &o.account, "service-account", "NAME", "", flags.Text, "our own. With it, and --pod-name and --pod-namespace, our metrics can be asked for over HBONE in mode shared, by whom policy lets", "SERVICE_ACCOUNT")
 }
 
 func parseMode(s string) (string, error) {
@@ -92,10 +94,10 @@ func (o *options) inPod(p *program.Process) (*ztunnel.InPod, error) {
 	case m.mode == dedicated && m.pod == nil:
 		return nil, errors.New("flag --proxy-workload: is required in mode dedicated: namespace/name/service-account of the pod")
 	}
-	if err := capable(m.mark); err != nil {
+	if err := o.capable(); err != nil {
 		return nil, fmt.Errorf("flag --proxy-mode %s: %w", m.mode, err)
 	}
-	in := &ztunnel.InPod{Mark: m.mark, OnlyOne: !m.portReuse, NoIPv6: !o.dns.ipv6, AnyNode: m.mode == dedicated, Ready: o.readiness(p)}
+	in := &ztunnel.InPod{Mark: m.mark, NoMark: !o.marked(), OnlyOne: !m.portReuse, NoIPv6: !o.dns.ipv6, AnyNode: m.mode == dedicated, Ready: o.readiness(p)}
 	if o.dns.inPods(o) {
 		d, err := o.resolver(p)
 		if err != nil {
@@ -119,18 +121,28 @@ func (o *options) readiness(p *program.Process) func(bool) {
 	}
 }
 
+// marked reports whether our packets bear a mark: in our own network namespace
+// only if it is given, as with Istio, where rules may go by who sends.
+func (o *options) marked() bool { return o.capture.mode == shared || o.Given("packet-mark") }
+
 // capable reports whether we lack a right that serving pods takes, before there
 // are any.
-func capable(mark uint32) error {
-	ns, err := netns.Open("/proc/self/ns/net")
-	if err != nil {
-		return err
+func (o *options) capable() error {
+	var here *netns.Netns
+	if o.capture.mode == shared {
+		ns, err := netns.Open("/proc/self/ns/net")
+		if err != nil {
+			return err
+		}
+		defer ns.Close()
+		if err := ns.Do(func() error { return nil }); err != nil {
+			return fmt.Errorf("network namespaces cannot be entered: is CAP_SYS_ADMIN missing? %w", err)
+		}
 	}
-	defer ns.Close()
-	if err := ns.Do(func() error { return nil }); err != nil {
-		return fmt.Errorf("network namespaces cannot be entered: is CAP_SYS_ADMIN missing? %w", err)
+	if !o.marked() {
+		return nil
 	}
-	ln, err := ns.Listen(netip.MustParseAddrPort("127.0.0.1:0"), netns.SocketOptions{Mark: mark})
+	ln, err := here.Listen(netip.MustParseAddrPort("127.0.0.1:0"), netns.SocketOptions{Mark: o.capture.mark})
 	if err != nil {
 		return fmt.Errorf("sockets cannot be marked: is CAP_NET_ADMIN missing? %w", err)
 	}
@@ -147,6 +159,7 @@ func (o *options) hear(p *program.Process, z *ztunnel.Ztunnel) error {
 		}
 		z.Synced()
 	case shared:
+		o.serveSelf(p, z)
 		if o.enroll.on() {
 			return o.enrolled(p, z)
 		}
@@ -157,4 +170,16 @@ func (o *options) hear(p *program.Process, z *ztunnel.Ztunnel) error {
 		p.Go(func() error { return c.Run(p.Context()) })
 	}
 	return nil
+}
+
+// serveSelf has our own pod reached over HBONE, if we know which it is.
+func (o *options) serveSelf(p *program.Process, z *ztunnel.Ztunnel) {
+	i := &o.xds
+	if i.pod == "" || o.capture.account == "" {
+		return
+	}
+	err := z.ServeSelf(zds.Pod{UID: i.namespace + "/" + i.pod, Name: i.pod, Namespace: i.namespace, ServiceAccount: o.capture.account})
+	if err != nil { // nobody's traffic depends on it
+		p.Log.Scope("proxy").Warn("our own pod is not reached over HBONE", "error", err)
+	}
 }

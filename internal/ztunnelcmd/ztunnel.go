@@ -36,9 +36,12 @@ func Command() *cobra.Command {
 nodes over HBONE with the pod's identity, and hands what arrives to the pods, if
 L4 policy lets it pass.
 
-Each pod hands its connections over by SOCKS5, at port 15080 of its address, and
-is reached over HBONE at port 15008 of it. With --dns, its questions in DNS are
-answered, too: of the mesh's names from what is known of it.
+Where istio-cni, or --enroll, redirects the traffic of pods (--proxy-mode shared,
+which Istio's arguments and chart stand for), each pod is served inside its own
+network namespace, and needs to know nothing of it. Elsewhere each pod hands its
+connections over by SOCKS5, at port 15080 of its address, and is reached over
+HBONE at port 15008 of it; with --dns, its questions in DNS are answered, too: of
+the mesh's names from what is known of it.
 
 What there is in the mesh is read from Kubernetes manifests (--config) or comes
 from istiod (--xds-address), as for Istio's own node tunnel, whose variables are
