@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"strings"
 
 	"github.com/waystone-mesh/waystone/internal/config"
 	"github.com/waystone-mesh/waystone/internal/hbone"
@@ -80,7 +81,7 @@ func (r *route) culprit(err error) *mesh.Workload {
 
 // A far is the inner tunnel of a connection to another network.
 type far struct {
-	pool *hbone.Pool // nil: there is none
+	pool *hbone.Pool // nil: it is over
 	loop *loop.Loop
 
 	dest *mesh.Workload // who answered, by its own account; nil: nobody has
@@ -118,13 +119,16 @@ func (o *outbound) connectedFar(t *hbone.Tunnel, err error) {
 	o.connectedTunnel(t, err)
 }
 
-// close ends the connection that the inner tunnel was on, when that is over.
+// close ends the connection that the inner tunnel was on, when that is over. Nil is
+// no tunnel.
 func (f *far) close() {
-	if pool := f.pool; pool != nil {
-		f.pool = nil
-		// Not at once: this may be the connection's own doing.
-		f.loop.Do(func() { pool.Retire(func(hbone.Key) bool { return true }) })
+	if f == nil || f.pool == nil {
+		return
 	}
+	pool := f.pool
+	f.pool = nil
+	// Not at once: this may be the connection's own doing.
+	f.loop.Do(func() { pool.Retire(func(hbone.Key) bool { return true }) })
 }
 
 // maxDerived is how many workloads of other networks are kept: as many series may
@@ -141,9 +145,19 @@ type derivation struct {
 	id      identity.ID
 }
 
+// maxLabel is how long a value of baggage may be to be believed: no name that
+// Kubernetes or DNS has is longer.
+const maxLabel = 253
+
 // workload returns who says b about itself. Its identity and namespace are its
 // certificate's.
 func (d derived) workload(b hbone.Baggage, id identity.ID) *mesh.Workload {
+	b.Namespace = ""
+	for _, s := range [...]*string{&b.Cluster, &b.Workload, &b.Service, &b.Revision, &b.Region, &b.Zone} {
+		if len(*s) > maxLabel {
+			*s = ""
+		}
+	}
 	key := derivation{b, id}
 	if w := d[key]; w != nil {
 		return w
@@ -151,6 +165,10 @@ func (d derived) workload(b hbone.Baggage, id identity.ID) *mesh.Workload {
 	if len(d) >= maxDerived {
 		clear(d)
 	}
+	for _, s := range [...]*string{&b.Cluster, &b.Kind, &b.Workload, &b.Service, &b.Revision, &b.Region, &b.Zone} {
+		*s = strings.Clone(*s) // or the whole field would be kept
+	}
+	key.baggage = b
 	w := &mesh.Workload{
 		Name: b.Workload, Namespace: id.Namespace, ServiceAccount: id.ServiceAccount, TrustDomain: id.TrustDomain,
 		ClusterID: b.Cluster, CanonicalName: b.Service, CanonicalRevision: b.Revision,
