@@ -11,12 +11,17 @@
 //	redirected.go  a connection of the pod's, and where it was going
 //	capture.go     or what it says by SOCKS5, where nothing may be redirected
 //	decide.go    straight there, through a waypoint, or not at all
+//	pick.go        to which of several, the last that failed last
+//	gateway.go     to another network: a tunnel in a tunnel
+//	resolve.go     to who is known by a name in DNS only
 //	outbound.go  open the tunnel, or dial plainly; copy; report
 //
 // # Inbound
 //
 //	inbound.go   a CONNECT: is it for this pod, does policy let the caller in,
 //	             does the application answer; only then 200; copy; report
+//	required.go    has it been through the waypoint, if it has to
+//	quota.go       are there not too many already
 //	redirected.go  a connection without HBONE, of whose client no more is known
 //	               than its address
 //	proxyproto.go  tell a waypoint that does not speak HBONE who the client is
@@ -28,5 +33,5 @@
 //
 // Policy is the business of the destination's side alone. The caller's identity
 // is what its certificate says; everything else a peer sends (baggage, forwarded)
-// feeds the log at most.
+// feeds the log and, of another network's workloads, the metrics at most.
 package ztunnel
