@@ -3,6 +3,7 @@ package capture
 import (
 	"errors"
 	"fmt"
+	"net"
 
 	"github.com/google/nftables"
 	"github.com/vishvananda/netlink"
@@ -22,6 +23,9 @@ func Apply(ns *netns.Netns, o Options) error {
 	return in(ns, func(c *nftables.Conn, h *netlink.Handle, lo netlink.Link) error {
 		if verify(c, h, lo, o) == nil {
 			return nil
+		}
+		if lo.Attrs().Flags&net.FlagUp == 0 {
+			return errors.New("interface lo is down, through which everything redirected goes: ip link set lo up")
 		}
 		for _, r := range routes(o.IPv6) {
 			if err := r.apply(h, lo); err != nil {

@@ -28,10 +28,10 @@ func masked(mask, or uint32) expr.Any {
 	return &expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 4, Mask: native(mask), Xor: native(or)}
 }
 
-func markIs(mark uint32) []expr.Any    { return mark0(expr.CmpOpEq, mark) }
-func markIsNot(mark uint32) []expr.Any { return mark0(expr.CmpOpNeq, mark) }
+func markIs(mark uint32) []expr.Any    { return compareMark(expr.CmpOpEq, mark) }
+func markIsNot(mark uint32) []expr.Any { return compareMark(expr.CmpOpNeq, mark) }
 
-func mark0(op expr.CmpOp, mark uint32) []expr.Any {
+func compareMark(op expr.CmpOp, mark uint32) []expr.Any {
 	return []expr.Any{&expr.Meta{Key: expr.MetaKeyMARK, Register: 1}, masked(MarkMask, 0), compare(op, native(mark))}
 }
 

@@ -131,11 +131,11 @@ func (w *world) link(name string, ns *netns.Netns, node4, ns4, node6, ns6 string
 			if err != nil {
 				return err
 			}
-			any := &net.IPNet{IP: net.IPv6zero, Mask: net.CIDRMask(0, 128)}
+			every := &net.IPNet{IP: net.IPv6zero, Mask: net.CIDRMask(0, 128)}
 			if gate.To4() != nil {
-				any = &net.IPNet{IP: net.IPv4zero.To4(), Mask: net.CIDRMask(0, 32)}
+				every = &net.IPNet{IP: net.IPv4zero.To4(), Mask: net.CIDRMask(0, 32)}
 			}
-			if err := netlink.RouteAdd(&netlink.Route{Dst: any, Gw: gate}); err != nil {
+			if err := netlink.RouteAdd(&netlink.Route{Dst: every, Gw: gate}); err != nil {
 				return err
 			}
 		}

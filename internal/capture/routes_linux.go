@@ -32,11 +32,11 @@ func (r route) rule() *netlink.Rule {
 }
 
 func (r route) local(lo netlink.Link) *netlink.Route {
-	any := &net.IPNet{IP: net.IPv4zero.To4(), Mask: net.CIDRMask(0, 32)}
+	every := &net.IPNet{IP: net.IPv4zero.To4(), Mask: net.CIDRMask(0, 32)}
 	if r.family == unix.AF_INET6 {
-		any = &net.IPNet{IP: net.IPv6zero, Mask: net.CIDRMask(0, 128)}
+		every = &net.IPNet{IP: net.IPv6zero, Mask: net.CIDRMask(0, 128)}
 	}
-	return &netlink.Route{LinkIndex: lo.Attrs().Index, Dst: any, Table: RouteTable, Type: unix.RTN_LOCAL, Scope: netlink.SCOPE_HOST}
+	return &netlink.Route{LinkIndex: lo.Attrs().Index, Dst: every, Table: RouteTable, Type: unix.RTN_LOCAL, Scope: netlink.SCOPE_HOST}
 }
 
 // has reports whether the rule and the route are there.

@@ -62,6 +62,28 @@ func TestRemoveLeavesNothing(t *testing.T) {
 	}
 }
 
+// TestLoopbackMustBeUp: as it is not in what `ip netns add` makes.
+func TestLoopbackMustBeUp(t *testing.T) {
+	w := newWorld(t)
+	set := func(f func(netlink.Link) error) {
+		w.must(w.pod.Do(func() error {
+			lo, err := netlink.LinkByName("lo")
+			if err != nil {
+				return err
+			}
+			return f(lo)
+		}))
+	}
+	set(netlink.LinkSetDown)
+	before := state(t, w.pod)
+	if err := Apply(w.pod, all); err == nil || !strings.Contains(err.Error(), "ip link set lo up") {
+		t.Errorf("Apply: %v, want advice", err)
+	}
+	sameState(t, "after Apply was refused", state(t, w.pod), before)
+	set(netlink.LinkSetUp)
+	w.apply(all)
+}
+
 // TestThereIsNoMomentWithoutRules connects while the rules are replaced by
 // others, again and again.
 func TestThereIsNoMomentWithoutRules(t *testing.T) {

@@ -110,7 +110,7 @@ func (o *options) enrolled(p *program.Process, z *ztunnel.Ztunnel) error {
 	if err != nil {
 		return fmt.Errorf("flag --enroll: %w", err)
 	}
-	ns, err := o.enroll.host()
+	ns, err := o.enroll.host() // open as long as we run
 	if err != nil {
 		return fmt.Errorf("flag --enroll: %w", err)
 	}
