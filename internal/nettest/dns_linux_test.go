@@ -123,9 +123,9 @@ func serveDNS(t *testing.T, p *nettest.Pod) <-chan string {
 	return asked
 }
 
-// dual tells Kubernetes of the pod's IPv6 address as well.
-func dual(m *nettest.Mesh, p *nettest.Pod) {
-	m.Apply(fmt.Sprintf(`
+// dual is the pod with its IPv6 address.
+func dual(p *nettest.Pod) string {
+	return fmt.Sprintf(`
 apiVersion: v1
 kind: Pod
 metadata: {name: %[1]s, namespace: %[2]s, labels: {app: %[1]s, version: v1}}
@@ -135,7 +135,7 @@ status:
   podIP: %[4]s
   podIPs: [{ip: %[4]s}, {ip: %[5]s}]
   conditions: [{type: Ready, status: "True"}]
-`, p.Name, p.Namespace, p.Node(), p.IP, p.IP6()))
+`, p.Name, p.Namespace, p.Node(), p.IP, p.IP6())
 }
 
 // TestIPv6 is of pods that have both families.
@@ -146,7 +146,7 @@ func TestIPv6(t *testing.T) {
 			web, items := m.Captured(at.client, "web"), m.Captured(at.server, "items")
 			plain := m.Pod(at.client, "plain")
 			for _, p := range []*nettest.Pod{web, items, plain} {
-				dual(m, p)
+				m.Apply(dual(p))
 			}
 			echo(items)
 			wantOpen(t, web, app(items)).Close()

@@ -24,6 +24,9 @@ type Options struct {
 	meshtest.Options // Network and Ztunnel.InPod are ours
 
 	Capture capture.Options // of captured pods
+
+	// External leaves it to the test to run node tunnels.
+	External bool
 }
 
 // A Mesh is a mesh in network namespaces. Its methods are for the test's
@@ -71,7 +74,9 @@ func New(t testing.TB, o Options) *Mesh {
 	for _, node := range nodeNames {
 		m.paths[node] = filepath.Join(dir, node+".sock")
 		m.StartAgent(node)
-		m.Attach(node, m.Ztunnel(node))
+		if !o.External {
+			m.Attach(node, m.Ztunnel(node))
+		}
 	}
 	return m
 }
@@ -133,8 +138,28 @@ func (m *Mesh) Attach(node string, z *ztunnel.Ztunnel) {
 		cancel()
 		<-ended
 	})
+	m.Greeted(node)
+}
+
+// Greeted waits until the agent of a node has told one more node tunnel of all
+// pods: that which the test has just started.
+func (m *Mesh) Greeted(node string) {
 	m.greeted[node]++
 	m.agents[node].WaitFor(m.greeted[node])
+}
+
+// Socket is where the agent of a node listens.
+func (m *Mesh) Socket(node string) string { return m.paths[node] }
+
+// Space makes a network namespace with nothing but a loopback interface.
+func (m *Mesh) Space() *netns.Netns {
+	m.t.Helper()
+	s, err := newSpace()
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	m.t.Cleanup(func() { _ = s.close() })
+	return s.Netns
 }
 
 // Detach has the node tunnel that came first to the agent of a node leave it, as
