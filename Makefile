@@ -5,6 +5,7 @@ GO       ?= go
 FUZZTIME ?= 60s
 FUZZ     ?= .
 BENCHTIME ?= 1s
+GOFIPS140 ?= v1.0.0
 BENCH    ?= .
 PEERS    ?=
 RUN      ?= .
@@ -12,7 +13,7 @@ E2E      ?=
 PROTOS    = internal/xds/workloadapi internal/identity/caapi internal/zds/zdsapi
 export CGO_ENABLED ?= 0
 
-.PHONY: help build demo test test-netns test-peers e2e e2e-build e2e-up e2e-down race lint vet fuzz fuzz-seeds bench bench-diff bench-peers h2proxy h2spec generate check clean tidy
+.PHONY: help build build-fips demo test test-netns test-peers e2e e2e-build e2e-up e2e-down race lint vet fuzz fuzz-seeds bench bench-diff bench-peers h2proxy h2spec generate check clean tidy
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -20,6 +21,10 @@ help: ## list the targets
 build: ## build waypoint, ztunnel and waystone into bin/
 	@mkdir -p bin
 	$(GO) build -trimpath -o bin/ ./cmd/...
+
+build-fips: ## the same into bin/fips/, with Go's validated cryptographic module, in FIPS 140-3 mode
+	@mkdir -p bin/fips
+	GOFIPS140=$(GOFIPS140) $(GO) build -trimpath -o bin/fips/ ./cmd/...
 
 demo: build ## a mesh on this machine: Istio's getting-started walk-through, step by step
 	bin/waystone demo

@@ -19,7 +19,6 @@ import (
 )
 
 const (
-	// crlSettle is how long a change of the file must be over: 2 s, as Istio's.
 	crlSettle = 2 * time.Second
 	crlPoll   = 30 * time.Second
 
