@@ -58,6 +58,7 @@ type decider struct {
 	registryOnly bool    // what is not known is refused
 	dice         uint32  // of this connection: which of several waypoints it takes
 	failed       *failed // who did not answer lately; nil: nobody
+	hosts        *hosts
 }
 
 // illegal are the ports that capture uses inside a pod: a connection to one of
@@ -182,7 +183,7 @@ func (d *decider) toWorkload(src, w *mesh.Workload, addr netip.AddrPort, s *mesh
 
 // toWaypoint hands the connection, addressed as it was, to a waypoint.
 func (d *decider) toWaypoint(gw *mesh.GatewayAddress, authority mesh.Authority, s *mesh.Service, tried []*mesh.Workload) (route, error) {
-	dest := d.snap.Gateway(gw)
+	dest := d.gateway(gw)
 	if dest == nil {
 		return route{service: s}, fmt.Errorf("%w: %s", errNoWaypoint, describe(gw))
 	}

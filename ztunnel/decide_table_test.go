@@ -44,6 +44,11 @@ func networks(t *testing.T) *world {
 	w.pod("unsafe", "", byName, "unsafe")
 	w.pod("nogateway", "", func(p *mesh.Workload) { p.Network = "west"; p.Gateway = at("10.0.0.99") }, "nogateway")
 	w.pod("farwaypoint", "", byName, "farwaypoint")
+	w.pod("cloud", "", func(p *mesh.Workload) { p.Hostname = "lb.cloud.example.com" })
+	w.pod("byname", "", func(p *mesh.Workload) {
+		p.Network = "west"
+		p.Gateway = &mesh.GatewayAddress{Hostname: mesh.Hostname{Namespace: "default", Host: "lb.cloud.example.com"}}
+	}, "byname")
 	w.pod("alone", "10.0.1.15", func(p *mesh.Workload) { p.Network = "west" })
 
 	w.service("items", "10.9.0.1", nil)
@@ -59,6 +64,10 @@ func networks(t *testing.T) *world {
 	w.service("far", "10.9.0.30", sans("far"))
 	w.service("farther", "10.9.0.31", sans("far", "farther"))
 	w.service("unsafe", "10.9.0.32", nil)
+	w.service("byname", "10.9.0.36", sans("far"))
+	w.service("hostguarded", "10.9.0.37", func(s *mesh.Service) {
+		s.Waypoint = &mesh.GatewayAddress{Hostname: mesh.Hostname{Namespace: "default", Host: "lb.cloud.example.com"}}
+	})
 	w.service("nogateway", "10.9.0.33", sans("far"))
 	w.service("farguarded", "10.9.0.34", guardedBy("farwaypoint"))
 	w.service("farwaypoint", "10.9.0.35", func(s *mesh.Service) { hboneOnly(s); sans("farwaypoint")(s) })
@@ -106,6 +115,8 @@ func TestOutboundDecisionTable(t *testing.T) {
 			"double HBONE 10.0.0.40:15008 for far.default.svc.cluster.local:80 as " + id("gateway") + ", inner as " + id("far")},
 		{"... whose gateway is named by address", "web", "10.9.0.31:80",
 			"double HBONE 10.0.0.41:15008 for farther.default.svc.cluster.local:80 as " + id("othergateway") + ", inner as " + id("far", "farther")},
+		{"... whose gateway is a workload known by its host name", "web", "10.9.0.36:80", "Direct by name lb.cloud.example.com port 15008"},
+		{"VIP | svc waypoint that is a workload known by its host name", "web", "10.9.0.37:80", "ToServerWaypoint by name lb.cloud.example.com port 15008"},
 		{"... waypoint workload on another network: double HBONE via its gateway, authority host:port of the service", "web", "10.9.0.34:80",
 			"double HBONE 10.0.0.40:15008 for farguarded.default.svc.cluster.local:80 as " + id("gateway") + ", inner as " + id("farwaypoint")},
 		{"... whose gateway is not known", "web", "10.9.0.33:80", "the gateway of the other network is not known, or has no healthy endpoint"},

@@ -23,7 +23,7 @@ func (d *decider) gatewayTo(w *mesh.Workload) *config.Destination {
 	if w.Gateway == nil {
 		return nil
 	}
-	g := d.snap.Gateway(w.Gateway)
+	g := d.gateway(w.Gateway)
 	if g == nil {
 		return nil
 	}
@@ -33,6 +33,51 @@ func (d *decider) gatewayTo(w *mesh.Workload) *config.Destination {
 		}
 	}
 	return nil
+}
+
+// gateway returns where a waypoint or network gateway is, or nil. One that is named
+// is a service, or else a workload that is known by that name: a load balancer of
+// a cloud's, say.
+func (d *decider) gateway(gw *mesh.GatewayAddress) *config.Destination {
+	if g := d.snap.Gateway(gw); g != nil || gw.Hostname == (mesh.Hostname{}) {
+		return g
+	}
+	return d.hosts.find(d.snap, gw.Hostname)
+}
+
+// A hosts finds workloads by their host names, which nothing else does: it looks at
+// all, once for each snapshot. It belongs to a loop. The zero hosts is ready; nil
+// remembers nothing.
+type hosts struct {
+	version uint64
+	known   map[mesh.Hostname]*config.Destination
+}
+
+func (h *hosts) find(snap *config.Snapshot, name mesh.Hostname) *config.Destination {
+	if h != nil {
+		if h.version != snap.Version() || h.known == nil {
+			h.version, h.known = snap.Version(), map[mesh.Hostname]*config.Destination{}
+		}
+		if d, ok := h.known[name]; ok {
+			return d
+		}
+	}
+	var d *config.Destination
+	for w := range snap.Workloads() {
+		if isNamed(w, name) {
+			d = snap.Destination(w.UID)
+			break
+		}
+	}
+	if h != nil {
+		h.known[name] = d
+	}
+	return d
+}
+
+// isNamed reports whether a workload is known by a host name.
+func isNamed(w *mesh.Workload, name mesh.Hostname) bool {
+	return w.Hostname != "" && w.Hostname == name.Host && w.Namespace == name.Namespace
 }
 
 // throughGateway goes to another network: a tunnel to its gateway, and in that

@@ -235,3 +235,32 @@ func TestQuotaIsOfTheClientBehindAGateway(t *testing.T) {
 	one.Close()
 	two.Close()
 }
+
+// A gateway may be known by a name in DNS only, as a cloud's load balancer is.
+func TestGatewayIsLookedUp(t *testing.T) {
+	f := newFabric(t)
+	west(f, nil)
+	lb := mesh.GatewayAddress{Hostname: mesh.Hostname{Namespace: "default", Host: "lb.example.com"}, Port: 15008}
+	here := f.node("node-east", func(o *ztunnel.Options) {
+		o.Network = "east"
+		o.Resolve = func(_ context.Context, host string) ([]netip.Addr, error) {
+			if host != "lb.example.com" {
+				t.Errorf("asked for %s", host)
+			}
+			return []netip.Addr{netip.MustParseAddr("10.0.0.40")}, nil
+		}
+	}, aPod("web", "10.0.0.1", "node-east", of("east")),
+		aPod("far", "", "", behind("west", lb), "items"),
+		aService("items", "10.9.0.1", "east", func(s *mesh.Service) { s.SANs = []string{spiffe("items")} }),
+		aPod("gateway", "", "", func(w *mesh.Workload) { w.Network, w.Hostname = "east", "lb.example.com" }))
+	f.gateway("gateway", "10.0.0.40:15008", "10.1.0.10:15008")
+	f.serve("10.1.0.10:8080", echo)
+	for range 2 {
+		nc := f.connect("10.0.0.1", "10.9.0.1:80")
+		wantEcho(t, nc)
+		closeBoth(t, nc)
+	}
+	f.until("both are counted", func() bool {
+		return here.metric("istio_tcp_connections_closed_total", map[string]string{"destination_workload": "items", "response_flags": "-"}) == 2
+	})
+}

@@ -83,7 +83,7 @@ func (o *outbound) decide() (route, error) {
 	w := o.worker
 	d := decider{
 		snap: w.options.Store.Snapshot(), network: w.options.Network, domain: w.options.ClusterDomain,
-		port: w.options.HBONEPort, registryOnly: w.options.RegistryOnly, dice: o.search.dice, failed: w.failed,
+		port: w.options.HBONEPort, registryOnly: w.options.RegistryOnly, dice: o.search.dice, failed: w.failed, hosts: &w.hosts,
 	}
 	return d.decide(o.src, o.search.target, o.search.tried)
 }

@@ -63,7 +63,7 @@ func waypointsOf(s *mesh.Service) []*mesh.GatewayAddress {
 func isOf(snap *config.Snapshot, gw *mesh.GatewayAddress, id identity.ID, source *mesh.Workload) bool {
 	g := snap.Gateway(gw)
 	if g == nil {
-		return false
+		return source != nil && isNamed(source, gw.Hostname) && source.Identity() == id
 	}
 	if hasEndpoint(g, func(w *mesh.Workload) bool { return w.Identity() == id }) {
 		return true
@@ -78,7 +78,10 @@ func isOf(snap *config.Snapshot, gw *mesh.GatewayAddress, id identity.ID, source
 // serves reports whether w is a pod of a waypoint's.
 func serves(snap *config.Snapshot, gw *mesh.GatewayAddress, w *mesh.Workload) bool {
 	g := snap.Gateway(gw)
-	return g != nil && hasEndpoint(g, func(x *mesh.Workload) bool { return x.UID == w.UID }) // either may be an older version
+	if g == nil {
+		return isNamed(w, gw.Hostname)
+	}
+	return hasEndpoint(g, func(x *mesh.Workload) bool { return x.UID == w.UID }) // either may be an older version
 }
 
 func hasEndpoint(d *config.Destination, is func(*mesh.Workload) bool) bool {

@@ -126,6 +126,7 @@ type worker struct {
 	outbound map[*outbound]struct{}
 	failed   *failed
 	derived  derived
+	hosts    hosts
 	timer    loop.Timer
 	idle     chan struct{} // not nil: draining; closed once nothing is open
 	cutting  bool          // whatever is still begun is refused
