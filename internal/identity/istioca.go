@@ -1,6 +1,7 @@
 package identity
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -34,6 +35,8 @@ type Istio struct {
 	wake  chan struct{} // has one if there is something new to do
 	stop  context.CancelFunc
 	ended chan struct{}
+
+	stopping context.Context // done once stop has been called
 
 	roots atomic.Pointer[x509bundle.Set]
 
@@ -92,15 +95,18 @@ func openIstio(addr string, o Options) (*Istio, error) {
 	if o.Istiod.Plain() {
 		return nil, fmt.Errorf("identity: istio:%s: whom we trust must not come over a connection that is not protected: want https", addr)
 	}
-	return newIstio("identity: istio:"+addr, o, &istioCA{o: o.Istiod, impersonate: o.Impersonate, ttl: o.TTL}), nil
+	s := newIstio("identity: istio:"+addr, o, &istioCA{o: o.Istiod, impersonate: o.Impersonate, ttl: o.TTL})
+	if path, ok := o.Istiod.RootsFile(); ok {
+		s.work.Go(func() { s.followRoots(s.stopping, path, cmp.Or(o.rootsSettleForTest, rootsSettle)) })
+	}
+	return s, nil
 }
 
 func newIstio(name string, o Options, ca issuer) *Istio {
 	s := &Istio{name: name, o: o, ca: ca, wake: make(chan struct{}, 1), ended: make(chan struct{}), keeping: map[ID]*kept{}}
 	s.roots.Store(x509bundle.NewSet())
-	ctx, stop := context.WithCancel(context.Background())
-	s.stop = stop
-	go s.run(ctx)
+	s.stopping, s.stop = context.WithCancel(context.Background())
+	go s.run(s.stopping)
 	return s
 }
 

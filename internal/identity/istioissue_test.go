@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"math/big"
 	"net"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -311,5 +312,44 @@ func TestIstioRootsMustVouchForTheCA(t *testing.T) {
 	o.Istiod.Token = "eyJhbGciOi"
 	if _, err := Open("istio:"+url, o); err == nil || strings.Contains(err.Error(), "eyJ") || !strings.Contains(err.Error(), "the token itself was given") {
 		t.Errorf("got %v", err)
+	}
+}
+
+// TestIstioAsksAgainWhenTheRootsHaveChanged has the roots that vouch for the CA come
+// late, and then become others: the CA has moved.
+func TestIstioAsksAgainWhenTheRootsHaveChanged(t *testing.T) {
+	ca, before := newTestCA(t), newTestCA(t)
+	server := &caServer{ca: ca}
+	url := server.serve(t, ca, "istiod.test")
+	o, _, roots := istioFiles(t, before)
+	o.rootsSettleForTest = time.Millisecond
+	src := open(t, "istio:"+url, o).(*Istio)
+	if _, err := src.Certificate(t.Context(), web); err == nil {
+		t.Fatal("roots of another CA vouched for it")
+	}
+	src.mu.Lock()
+	src.keeping[web].due = time.Now().Add(lastRetry) // as after many attempts
+	src.mu.Unlock()
+	put(t, roots+".new", rootPEM(ca))
+	if err := os.Rename(roots+".new", roots); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	for {
+		_, err := src.Certificate(ctx, web)
+		if err == nil {
+			return
+		}
+		if ctx.Err() != nil {
+			t.Fatalf("still: %v", err)
+		}
+		src.mu.Lock()
+		settled := src.keeping[web].settled
+		src.mu.Unlock()
+		select {
+		case <-settled:
+		case <-ctx.Done():
+		}
 	}
 }

@@ -47,7 +47,8 @@ type Options struct {
 	// Log is told of reloads and of what was refused. nil discards.
 	Log *slog.Logger
 
-	lookedForTest func() // a files: source has read its directory again
+	lookedForTest      func()        // a files: source has read its directory again
+	rootsSettleForTest time.Duration // 0: rootsSettle
 }
 
 // Open returns the source that spec names; see [Forms]. [Close] ends it.

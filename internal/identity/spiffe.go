@@ -18,6 +18,24 @@ import (
 // A SPIFFE source is a client of the SPIFFE Workload API, which SPIRE's agent
 // serves. The agent pushes every SVID that we are entitled to, and renews them;
 // Certificate picks by ID.
+//
+// A node tunnel has as many identities as its pods, and there the Workload API has
+// a limit: the agent attests who calls, which is the node tunnel and never the pod.
+// So each identity of the node's pods needs a registration entry with the node
+// tunnel's selectors (say k8s:ns:istio-system and k8s:sa:ztunnel) and the node's
+// agent for its parent. The agent then hands all of them over, and renews them; but
+//
+//   - that a pod of the service account runs here, as istiod checks for each
+//     certificate, nobody checks: who makes the entries vouches for it, and an entry
+//     whose parent is every agent lets every node be that identity;
+//   - nothing is asked for: the SVID of a new account is there when the agent has
+//     synchronized its entry, 5 s by SPIRE's default, until which Certificate fails
+//     and says so;
+//   - every renewal of one brings all of them anew.
+//
+// SPIRE's Delegated Identity API, by which a caller names the pod's selectors, is
+// not used. Bundles of federated trust domains are received and believed of nobody:
+// a peer must be of our trust domain or an alias of it.
 type SPIFFE struct {
 	// Immutable.
 	name   string // as errors say it

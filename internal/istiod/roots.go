@@ -17,13 +17,19 @@ const (
 	systemRoots = "SYSTEM"
 )
 
+// RootsFile returns the file that the roots are in, if they are in one.
+func (o *Options) RootsFile() (path string, ok bool) {
+	return o.Roots, o.Roots != "" && o.Roots != systemRoots && !strings.Contains(o.Roots, pemBegin)
+}
+
 // RootsText returns what the roots are now, to tell whether they are others than
 // before: the text of the file, if it is one.
 func (o *Options) RootsText() ([]byte, error) {
-	if o.Roots == systemRoots || strings.Contains(o.Roots, pemBegin) {
+	path, ok := o.RootsFile()
+	if !ok {
 		return []byte(o.Roots), nil
 	}
-	b, err := os.ReadFile(o.Roots)
+	b, err := os.ReadFile(path)
 	if err != nil {
 		return nil, fmt.Errorf("istiod: roots: %w", err)
 	}
