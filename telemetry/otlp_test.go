@@ -339,20 +339,18 @@ func TestRequestsAreOfBoundedSize(t *testing.T) {
 	r := newRig(t, Options{OTLP: recv.options()})
 	rec := newLogRecord(noon, 0)
 	rec.str("x", strings.Repeat("x", 300<<10))
-	rec.send(r.exporter.queue)
-	one := append([]byte(nil), rec.b[lead-4:]...) // a tag and a length of three bytes
 	var all []byte
 	for range 7 {
-		all = append(all, one...)
+		all = protowire.AppendBytes(protowire.AppendTag(all, scopeLogsRecords, protowire.BytesType), rec.b[lead:])
 	}
-	if _, err := r.exporter.Write(all); err != nil {
+	if _, err := r.exporter.queue.Write(all); err != nil {
 		t.Fatal(err)
 	}
-	if got := len(recv.records(t, r.Telemetry)); got != 8 {
-		t.Errorf("%d records, want 8", got)
+	if got := len(recv.records(t, r.Telemetry)); got != 7 {
+		t.Errorf("%d records, want 7", got)
 	}
-	if n := len(recv.got); n < 4 { // three to a request, and the first
-		t.Errorf("%d requests", n)
+	if n := len(recv.got); n != 3 { // three to a request
+		t.Errorf("%d requests, want 3", n)
 	}
 }
 
