@@ -27,6 +27,9 @@ const (
 	maxCRL = 16 << 20
 )
 
+// ErrRevocations is why Open fails when it is for the file of revocation lists.
+var ErrRevocations = errors.New("revocation lists")
+
 // Revocations are the certificate revocation lists of a file, which is followed.
 //
 // A file that becomes unreadable or wrong is logged, and what it said before
@@ -64,7 +67,7 @@ func followRevocations(path string, log *slog.Logger, settle time.Duration, look
 	case errors.Is(err, fs.ErrNotExist):
 		log.Warn("identity: there are no revocation lists yet", "path", path)
 	case err != nil:
-		return nil, fmt.Errorf("identity: revocation lists: %s: %w", path, err)
+		return nil, fmt.Errorf("identity: %w: %s: %w", ErrRevocations, path, err)
 	}
 	ctx, stop := context.WithCancel(context.Background())
 	r.stop = stop

@@ -145,7 +145,10 @@ func (p *Process) Know(c config.Options, open Opener) (err error) {
 		Istiod: o.ca(), Impersonate: o.Istiod.impersonate, TTL: o.Istiod.TTL,
 		Terms: o.Security.terms(), CRL: o.Security.CRL,
 	})
-	if err != nil {
+	switch {
+	case errors.Is(err, identity.ErrRevocations):
+		return fmt.Errorf("flag --crl: %w", err)
+	case err != nil:
 		return fmt.Errorf("flag --identity: %w", err)
 	}
 	r := telemetry.Readings{
