@@ -52,29 +52,48 @@ func RemoveHost(ns *netns.Netns) error {
 	return in(ns, func(c *nftables.Conn, _ *netlink.Handle, _ netlink.Link) error { return hostTable.remove(c) })
 }
 
-// Set makes addrs the addresses of all captured pods.
+// Set makes addrs the addresses of all captured pods. It puts back rules that
+// somebody took away, as does Add.
 func (h *Host) Set(addrs []netip.Addr) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	clear(h.pods)
-	for _, a := range addrs {
-		h.pods[a.Unmap()] = true
-	}
-	return in(h.ns, func(c *nftables.Conn, _ *netlink.Handle, _ netlink.Link) error {
-		c.FlushSet(podsV4)
-		c.FlushSet(podsV6)
-		return h.addLocked(c, slices.Collect(maps.Keys(h.pods)))
-	})
+	return h.addLocked(addrs, true)
 }
 
 // Add adds addresses of a captured pod. Those that are there already stay.
 func (h *Host) Add(addrs ...netip.Addr) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	return h.addLocked(addrs, false)
+}
+
+func (h *Host) addLocked(addrs []netip.Addr, only bool) error {
 	for _, a := range addrs {
 		h.pods[a.Unmap()] = true
 	}
-	return in(h.ns, func(c *nftables.Conn, _ *netlink.Handle, _ netlink.Link) error { return h.addLocked(c, addrs) })
+	return in(h.ns, func(c *nftables.Conn, _ *netlink.Handle, _ netlink.Link) error {
+		if hostTable.verify(c) != nil {
+			if err := hostTable.replace(c); err != nil {
+				return err
+			}
+			addrs = slices.Collect(maps.Keys(h.pods))
+		}
+		if only {
+			c.FlushSet(podsV4)
+			c.FlushSet(podsV6)
+		}
+		for _, a := range addrs {
+			set, el := element(a)
+			if err := c.SetAddElements(set, []nftables.SetElement{el}); err != nil {
+				return err
+			}
+		}
+		if err := c.Flush(); err != nil {
+			return fmt.Errorf("table inet %s: adding pods: %w", HostTable, err)
+		}
+		return h.verifyLocked(c)
+	})
 }
 
 // Remove removes addresses. Those that are not there are no error.
@@ -95,22 +114,6 @@ func (h *Host) Remove(addrs ...netip.Addr) error {
 		}
 		return errors.Join(errs...)
 	})
-}
-
-// addLocked flushes c and makes sure that what it added is there: another
-// tunnel, of which two may run for a while, or an administrator may have
-// removed the table.
-func (h *Host) addLocked(c *nftables.Conn, addrs []netip.Addr) error {
-	for _, a := range addrs {
-		set, el := element(a)
-		if err := c.SetAddElements(set, []nftables.SetElement{el}); err != nil {
-			return err
-		}
-	}
-	if err := c.Flush(); err != nil {
-		return fmt.Errorf("table inet %s: adding pods: %w", HostTable, err)
-	}
-	return h.verifyLocked(c)
 }
 
 // Verify reports the first thing on the node that is not as it should be.

@@ -255,7 +255,7 @@ func (e *Enroller) due(now time.Time) (due []*entry, again time.Duration) {
 func (e *Enroller) places(due []*entry) map[string]Place {
 	var missing []Pod
 	for _, p := range due {
-		if p.missing() {
+		if p.wanted() && (p.ns == nil || p.stale) {
 			missing = append(missing, p.pod)
 		}
 	}
@@ -303,23 +303,27 @@ func (e *Enroller) audit(now time.Time) {
 			continue
 		}
 		if err := e.intact(p); err != nil {
-			e.o.Log.Warn("enroll: a pod is captured anew", "pod", p.name(), "err", err)
-			p.captured, p.at = false, now
+			e.o.Log.Warn("enroll: a pod is looked at again", "pod", p.name(), "err", err)
+			p.at = now
 			signal(e.wake)
 		}
 	}
 }
 
-// intact returns an error if a pod has to be captured again: somebody has taken
-// rules away, or the pod has another network namespace.
+// intact returns an error if a pod has to be looked at again: somebody has taken
+// rules away, or it may have another network namespace.
 func (e *Enroller) intact(p *entry) error {
-	ns, err := open(p.place)
+	at, err := open(p.place)
 	if err != nil {
-		p.forget()
+		p.stale = true
 		return err
 	}
-	defer ns.Close()
-	return e.o.Rules.Verify(ns, p.options)
+	at.Close()
+	if err := e.o.Rules.Verify(p.ns, p.options); err != nil {
+		p.captured = false
+		return err
+	}
+	return nil
 }
 
 // sweep removes rules that an earlier process left in namespaces of pods that
@@ -328,7 +332,7 @@ func (e *Enroller) intact(p *entry) error {
 func (e *Enroller) sweep() (done bool) {
 	ours := map[netns.ID]bool{}
 	for _, p := range e.pods {
-		if p.missing() {
+		if p.wanted() && p.ns == nil {
 			return false
 		}
 		if p.ns != nil {

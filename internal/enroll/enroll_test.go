@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"net/http"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -15,6 +17,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/waystone-mesh/waystone/internal/capture"
 	"github.com/waystone-mesh/waystone/internal/kube"
@@ -362,6 +365,82 @@ func TestAudit(t *testing.T) {
 		r.failsAt("nothing")
 		r.expect("apply")
 	})
+}
+
+// TestWhereItWasFound: that may end, as a process does, or be another namespace.
+func TestWhereItWasFound(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		link := filepath.Join(t.TempDir(), "ns")
+		if err := os.Symlink("/proc/self/ns/net", link); err != nil {
+			t.Fatal(err)
+		}
+		r := newRig(t, func(r *rig) {
+			r.Set(namespace("ambient"))
+			r.Set(pod("a"))
+			r.here.Path = link
+		})
+		defer r.end()
+		r.expect("probes to [10.0.0.1]", "serve uid-of-a shop/a sa", "apply", "probes only to [10.0.0.1]", "synced")
+		if err := os.Remove(link); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(5 * time.Minute)
+		r.expect() // it is not found, and stays captured
+		r.mu.Lock()
+		r.here.Path = "/proc/self/ns/net"
+		r.mu.Unlock()
+		time.Sleep(time.Minute)
+		r.expect() // the same as before
+		r.Delete(pod("a"))
+		r.expect("remove rules", "end uid-of-a", "no probes to [10.0.0.1]")
+	})
+}
+
+// TestPendingPodIsTakenBack from the tunnel, which keeps trying.
+func TestPendingPodIsTakenBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		serve := "serve uid-of-a shop/a sa"
+		r := newRig(t, func(r *rig) {
+			r.Set(namespace("ambient"))
+			r.Set(pod("a"))
+			r.failsAt(serve)
+		})
+		defer r.end()
+		r.expect("probes to [10.0.0.1]", serve, "probes only to [10.0.0.1]", "synced")
+		r.Delete(pod("a"))
+		r.expect("remove rules", "end uid-of-a", "no probes to [10.0.0.1]")
+	})
+}
+
+func TestNothingLeaks(t *testing.T) {
+	count := func() int {
+		t.Helper()
+		fds, err := os.ReadDir("/proc/self/fd")
+		if err != nil {
+			t.Skipf("needs Linux: %v", err)
+		}
+		return len(fds)
+	}
+	before := count()
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, func(r *rig) { r.Set(namespace("ambient")) })
+		defer r.end()
+		for n := range 20 {
+			p := pod("a", func(p *corev1.Pod) { p.UID = types.UID(fmt.Sprint("uid-", n)) })
+			r.Set(p)
+			synctest.Wait()
+			if n%2 == 0 {
+				r.failsAt(fmt.Sprintf("serve uid-%d shop/a sa", n+1))
+			}
+			if n < 15 { // the others are there at the end
+				r.Delete(p)
+				synctest.Wait()
+			}
+		}
+	})
+	if after := count(); after != before {
+		t.Errorf("%d descriptors are open, and %d were", after, before)
+	}
 }
 
 func TestPodsOfAnotherNameAreLeftAlone(t *testing.T) {

@@ -28,16 +28,16 @@ type entry struct {
 	// What was done, in this order.
 	place    Place
 	ns       *netns.Netns // ours; nil: not found yet
+	stale    bool         // it may have another namespace by now
+	told     bool         // the tunnel knows of it
 	exempt   []netip.Addr // whose probes the node lets in
 	served   bool
 	captured bool
 	options  capture.Options // that it is captured with
 }
 
-// missing tells that it belongs in the mesh and its namespace is not known.
-func (p *entry) missing() bool {
-	return !p.gone && p.pod.Wanted && p.ns == nil && len(p.pod.Addresses) > 0
-}
+// wanted tells that it belongs in the mesh, and can be looked for.
+func (p *entry) wanted() bool { return !p.gone && p.pod.Wanted && len(p.pod.Addresses) > 0 }
 
 func (p *entry) name() string { return p.pod.Namespace + "/" + p.pod.Name }
 
@@ -52,15 +52,14 @@ func (p *entry) changed(n Pod, now time.Time) {
 		p.mark = ""
 	}
 	p.pod, p.gone, p.at, p.delay = n, false, now, 0
-	if moved {
-		p.forget()
-	}
+	p.stale = p.stale || moved
 }
 
-// forget makes a pod one whose namespace is not known.
+// forget makes a pod one whose namespace is not known. What there was is gone,
+// with its rules.
 func (p *entry) forget() {
 	p.ns.Close()
-	p.ns, p.served, p.captured = nil, false, false
+	p.ns, p.stale, p.served, p.captured = nil, false, false, false
 }
 
 // settle brings a pod to where it should be, and returns when to look at it
@@ -102,12 +101,8 @@ func (e *Enroller) bring(p *entry, places map[string]Place) error {
 
 // capture goes on from wherever the last attempt stopped.
 func (e *Enroller) capture(p *entry, places map[string]Place) error {
-	if p.ns == nil {
-		ns, err := open(places[p.pod.UID])
-		if err != nil {
-			return err
-		}
-		p.place, p.ns = places[p.pod.UID], ns
+	if err := p.find(places[p.pod.UID]); err != nil {
+		return err
 	}
 	if err := e.exempt(p, p.pod.Addresses); err != nil {
 		return err
@@ -131,6 +126,24 @@ func (e *Enroller) capture(p *entry, places map[string]Place) error {
 		p.captured, p.options = true, o
 	}
 	e.setMark(p, markEnabled)
+	return nil
+}
+
+// find opens the namespace that was found, unless it is the one that we have.
+func (p *entry) find(at Place) error {
+	if p.ns != nil && !p.stale {
+		return nil
+	}
+	ns, err := open(at)
+	if err != nil {
+		return err
+	}
+	if p.ns != nil && ns.ID() == p.ns.ID() {
+		p.place, p.stale = at, false
+		return ns.Close()
+	}
+	p.forget()
+	p.place, p.ns = at, ns
 	return nil
 }
 
@@ -158,9 +171,10 @@ func (e *Enroller) exempt(p *entry, addrs []netip.Addr) error {
 func (e *Enroller) serve(p *entry) error {
 	ns, err := open(p.place)
 	if err != nil {
-		p.forget()
+		p.stale = true
 		return err
 	}
+	p.told = true
 	return e.o.Handler.Add(zds.Pod{UID: p.pod.UID, Name: p.pod.Name, Namespace: p.pod.Namespace, ServiceAccount: p.pod.ServiceAccount, Netns: ns})
 }
 
@@ -177,15 +191,14 @@ func (e *Enroller) release(p *entry) error {
 		e.o.Log.Info("enroll: pod is released", "pod", p.name(), "uid", p.pod.UID)
 	}
 	p.captured = false
-	if p.served {
+	if p.told {
 		e.o.Handler.Remove(p.pod.UID)
-		p.served = false
 	}
+	p.told, p.served = false, false
 	if err := e.exempt(p, nil); err != nil {
 		return err
 	}
-	p.ns.Close()
-	p.ns = nil
+	p.forget()
 	return nil
 }
 
