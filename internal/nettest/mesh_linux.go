@@ -209,6 +209,19 @@ func (p *Pod) Replace() {
 	}
 }
 
+// Successor adds a captured pod that has the address, the node and the account of
+// one that Kubernetes has deleted; its network namespace is another.
+func (p *Pod) Successor(name string) *Pod {
+	p.m.t.Helper()
+	account := p.ID().ServiceAccount
+	next := &Pod{Workload: p.m.WorkloadOn(p.node, name), m: p.m, node: p.node}
+	next.IP = p.IP
+	next.Account(account)
+	next.Replace()
+	next.Capture()
+	return next
+}
+
 // Capture redirects the pod's traffic and tells the node tunnel of it.
 func (p *Pod) Capture() {
 	p.m.t.Helper()

@@ -72,6 +72,25 @@ func TestSandboxMadeAnew(t *testing.T) {
 	wantCut(t, old)
 }
 
+// TestAddressReused is of a pod that is deleted, and whose successor has its
+// address and its account before the agent tells of its end: connections to the
+// one must not be taken for connections to the other.
+func TestAddressReused(t *testing.T) {
+	m := nettest.New(t, nettest.Options{})
+	web, items := m.Captured("node-a", "web"), m.Captured("node-b", "items")
+	echo(items)
+	wantOpen(t, web, app(items)).Close()
+	for i := range 5 {
+		items.Remove()
+		next := items.Successor(fmt.Sprintf("items-%d", i))
+		echo(next)
+		wantOpen(t, web, app(next)).Close()
+		items.Forget()
+		wantOpen(t, web, app(next)).Close()
+		items = next
+	}
+}
+
 // TestAgentRestarts: what is open stays open, and what went meanwhile ends.
 func TestAgentRestarts(t *testing.T) {
 	m := nettest.New(t, nettest.Options{})
