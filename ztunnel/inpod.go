@@ -3,6 +3,7 @@ package ztunnel
 import (
 	"cmp"
 	"errors"
+	"net"
 	"net/netip"
 	"sync/atomic"
 	"time"
@@ -21,6 +22,9 @@ type InPod struct {
 	OnlyOne bool   // no SO_REUSEPORT: nobody can take over while we drain
 	NoIPv6  bool   // listen on IPv4 addresses only
 	AnyNode bool   // the pod may be a workload of another node than Options.Node, or of none
+
+	KeepAlive   *net.KeepAliveConfig // of TCP; nil: after 180 s, every 180 s, 9 times
+	UserTimeout time.Duration        // for how long what was sent may go unacknowledged; 0: for any
 
 	// DNS is how questions of pods are answered: at port 15053 of their loopback
 	// addresses. Each pod is asked about, and others are asked, in its own name.
@@ -60,8 +64,15 @@ type inside struct {
 
 	// Guarded by Ztunnel.mu.
 	last *mesh.Workload // as the Store has it
-	gone bool           // it is about to go: the peers were told
+	ends bool           // it is about to go
+	told time.Time      // when its peers were told last
 }
+
+// tellEvery is how often the peers of a pod that is about to go are told again: 5 s.
+// They may have come meanwhile, and are best told before there is no network to
+// tell them by. At once would have who asks a pod that is only unwell, and goes on
+// to serve, shake hands for each of his connections.
+const tellEvery = 5 * time.Second
 
 // A podName is what tells the pods of a node apart.
 type podName struct{ namespace, name, account string }
@@ -236,6 +247,7 @@ func (z *Ztunnel) refreshLocked() {
 	local := z.localPods()
 	for _, p := range z.pods {
 		z.matchLocked(p, local)
+		p.drain()
 	}
 	if z.self != nil {
 		z.matchLocked(z.self, local)
@@ -269,8 +281,7 @@ func (z *Ztunnel) localPods() map[podName]*mesh.Workload {
 // matchLocked takes note of what the control plane says of a pod. One that it
 // calls unhealthy where it did not before, or does not name any more, is most
 // likely about to go (a pod that is being deleted is called unhealthy at once):
-// its peers are told while there is a network to tell them by, so that what they
-// begin from then on is on connections that end with it.
+// its peers are told while there is a network to tell them by.
 func (z *Ztunnel) matchLocked(p *pod, local map[podName]*mesh.Workload) {
 	in := p.inside
 	w, was := local[nameOf(in.Namespace, in.Name, in.ServiceAccount)], in.last
@@ -280,11 +291,9 @@ func (z *Ztunnel) matchLocked(p *pod, local map[podName]*mesh.Workload) {
 	in.last = w
 	switch {
 	case was != nil && !was.Unhealthy && (w == nil || w.Unhealthy):
-		in.gone = true
-		p.drain(true)
-	case in.gone && w != nil && !w.Unhealthy:
-		in.gone = false
-		p.drain(false)
+		in.ends, in.told = true, time.Time{}
+	case w != nil && !w.Unhealthy:
+		in.ends = false
 	}
 	if w == nil {
 		return // what it has open goes on as who it was
@@ -300,12 +309,14 @@ func (z *Ztunnel) matchLocked(p *pod, local map[podName]*mesh.Workload) {
 	}
 }
 
-// drain has the peers of a pod use other connections than those that there are.
-func (p *pod) drain(on bool) {
-	p.server.Drain(on)
-	if !on {
+// drain has the peers of a pod that is about to go, and itself, use other
+// connections than those that there are.
+func (p *pod) drain() {
+	if in := p.inside; !in.ends || time.Since(in.told) < tellEvery {
 		return
 	}
+	p.inside.told = time.Now()
+	p.server.Drain()
 	for l, w := range p.z.workers {
 		l.Do(func() { w.retirePool(p) })
 	}

@@ -331,41 +331,48 @@ func TestPodIsToldOf(t *testing.T) {
 	})
 }
 
-// A pod that is about to go tells its peers: their connections end with what they
-// carry, and so do those that come.
+// A pod that is about to go tells its peers, and those who come later too: their
+// connections end with what they carry.
 func TestPodIsAboutToGo(t *testing.T) {
-	n := inPods(t)
-	pods := n.added("web", "items")
-	web, items := pods[0], pods[1]
-	serve(items, echo)
-	dst := items.IP.String() + ":8080"
-	conns := func(want int) {
-		t.Helper()
-		n.m.Until("connections between the pods are as many as they should", func() bool {
-			_, pools := n.m.Ztunnel("node-a").OpenForTest()
-			return pools.Conns == want
-		})
-	}
-	nc := n.sends(web, dst)
-	wantEcho(t, nc)
-	idle := n.sends(web, dst)
-	wantEcho(t, idle)
-	idle.Close()
-	conns(1)
-	items.Ready(false)
-	wantEcho(t, nc)
-	other := n.sends(web, dst)
-	wantEcho(t, other)
-	conns(2)
-	nc.Close()
-	other.Close()
-	conns(0)
+	synctest.Test(t, func(t *testing.T) {
+		n := inPods(t)
+		pods := n.added("web", "items")
+		web, items := pods[0], pods[1]
+		serve(items, echo)
+		conns := func(want int) {
+			t.Helper()
+			synctest.Wait()
+			if _, pools := n.m.Ztunnel("node-a").OpenForTest(); pools.Conns != want {
+				t.Errorf("%d connections between the pods, want %d", pools.Conns, want)
+			}
+		}
+		open := func() net.Conn {
+			t.Helper()
+			nc := n.sends(web, items.IP.String()+":8080")
+			wantEcho(t, nc)
+			return nc
+		}
+		one, idle := open(), open()
+		idle.Close()
+		conns(1)
+		items.Ready(false)
+		wantEcho(t, one)
+		two, three := open(), open()
+		conns(2) // one of them to end with one
+		one.Close()
+		two.Close()
+		conns(1)
+		<-time.After(6 * time.Second)
+		wantEcho(t, three)
+		three.Close()
+		conns(0)
 
-	items.Ready(true)
-	nc = n.sends(web, dst)
-	wantEcho(t, nc)
-	nc.Close()
-	conns(1)
+		items.Ready(true) // it was only unwell
+		<-time.After(6 * time.Second)
+		open().Close()
+		<-time.After(6 * time.Second)
+		conns(1)
+	})
 }
 
 // Our own pod is reached over HBONE as any other, by who may; nothing is

@@ -267,11 +267,20 @@ func (z *Ztunnel) Run(ctx context.Context) error {
 	}
 }
 
-// waiting reports whether there are pods that are not served yet.
+// waiting reports whether there are pods that are not served yet, or are about to
+// go.
 func (z *Ztunnel) waiting() bool {
 	z.mu.Lock()
 	defer z.mu.Unlock()
-	return len(z.pending) > 0 && !z.draining
+	if z.draining {
+		return false
+	}
+	for _, p := range z.pods {
+		if p.inside != nil && p.inside.ends {
+			return true
+		}
+	}
+	return len(z.pending) > 0
 }
 
 // published is told of every change of configuration: pods may have come or

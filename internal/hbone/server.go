@@ -96,8 +96,7 @@ type serverLoop struct {
 	loop     *loop.Loop
 	conns    map[*serverConn]struct{}
 	timer    loop.Timer
-	draining bool // connections that come are, too
-	stopping bool // Shutdown has been called
+	draining bool // connections that come do, too
 }
 
 // A serverConn is one connection of a server.

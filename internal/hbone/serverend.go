@@ -2,19 +2,14 @@ package hbone
 
 import "context"
 
-// Drain asks the clients to open new tunnels on other connections, by a GOAWAY on
-// each that there is and on each that comes: they end with the tunnels that they
-// have. With false those that come are kept again.
-func (srv *Server) Drain(on bool) {
-	srv.each(func(l *serverLoop) {
-		l.draining = on || l.stopping
-		if !on {
-			return
-		}
-		for c := range l.conns {
-			c.drain()
-		}
-	})
+// Drain asks the clients to open new tunnels on other connections than those that
+// there are, by GOAWAY: these end with the tunnels that they have.
+func (srv *Server) Drain() { srv.each((*serverLoop).drain) }
+
+func (on *serverLoop) drain() {
+	for c := range on.conns {
+		c.drain()
+	}
 }
 
 // Shutdown closes the listeners, sends GOAWAY and waits until every tunnel has
@@ -27,10 +22,8 @@ func (srv *Server) Shutdown(ctx context.Context) error {
 	}
 	srv.mu.Unlock()
 	srv.each(func(on *serverLoop) {
-		on.draining, on.stopping = true, true
-		for c := range on.conns {
-			c.drain()
-		}
+		on.draining = true
+		on.drain()
 	})
 	err := srv.accepted(ctx)
 	if err == nil {
