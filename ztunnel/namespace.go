@@ -37,6 +37,7 @@ type namespace struct {
 }
 
 func (n *namespace) socket(o netns.SocketOptions) netns.SocketOptions {
+	o.KeepAlive, o.UserTimeout = n.options.KeepAlive, n.options.UserTimeout
 	if !n.options.NoMark {
 		o.Mark = n.options.Mark
 	}

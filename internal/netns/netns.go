@@ -49,6 +49,13 @@ type SocketOptions struct {
 	// have an address that the namespace has not.
 	Transparent bool
 
+	// KeepAlive are the probes of idle connections, made or accepted; nil: keepAlive.
+	KeepAlive *net.KeepAliveConfig
+
+	// UserTimeout is for how long what was sent may go unacknowledged until a
+	// connection ends; 0: for as long as the kernel tries. It is in milliseconds.
+	UserTimeout time.Duration
+
 	// ReusePort lets several sockets listen on the address, so that one process
 	// can take over from another.
 	ReusePort bool
@@ -70,12 +77,26 @@ func (n *Netns) Close() error {
 	return n.file.Close()
 }
 
+// probes returns how idle connections are probed, as package net has it: off is a
+// negative time, and not what is not enabled.
+func (o SocketOptions) probes() (net.KeepAliveConfig, time.Duration) {
+	c := keepAlive
+	if o.KeepAlive != nil {
+		c = *o.KeepAlive
+	}
+	if !c.Enable {
+		return net.KeepAliveConfig{}, -1
+	}
+	return c, 0
+}
+
 // Listen listens for TCP. The unspecified IPv6 address takes IPv4 connections
 // as well, whose addresses are then IPv4-mapped; every other IPv6 address, and
 // every IPv4 address, takes its own family only.
 func (n *Netns) Listen(addr netip.AddrPort, o SocketOptions) (net.Listener, error) {
 	addr = unmap(addr)
-	lc := net.ListenConfig{Control: n.control(addr.Addr(), listening, o), KeepAliveConfig: keepAlive}
+	lc := net.ListenConfig{Control: n.control(addr.Addr(), listening, o)}
+	lc.KeepAliveConfig, lc.KeepAlive = o.probes()
 	lc.SetMultipathTCP(false)
 	return lc.Listen(context.Background(), "tcp"+family(addr.Addr()), addr.String())
 }
@@ -100,7 +121,8 @@ func (n *Netns) Dial(ctx context.Context, src, dst netip.AddrPort, o SocketOptio
 	if src.IsValid() && src.Port() == 0 {
 		use = dialingFrom
 	}
-	d := net.Dialer{Control: n.control(dst.Addr(), use, o), KeepAliveConfig: keepAlive}
+	d := net.Dialer{Control: n.control(dst.Addr(), use, o)}
+	d.KeepAliveConfig, d.KeepAlive = o.probes()
 	c, err := d.DialTCP(ctx, "tcp"+family(dst.Addr()), src, dst)
 	if err != nil {
 		return nil, err

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
 	"net"
 	"net/netip"
 	"os"
@@ -170,6 +171,9 @@ func (o SocketOptions) set(fd int, addr netip.Addr, u use) error {
 		// The port is chosen at connect, by both ends' addresses: else a source
 		// would have no more connections than ports.
 		set(unix.IPPROTO_IP, unix.IP_BIND_ADDRESS_NO_PORT, 1, "IP_BIND_ADDRESS_NO_PORT")
+	}
+	if o.UserTimeout > 0 && u != packets {
+		set(unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(min(o.UserTimeout.Milliseconds(), math.MaxInt32)), "TCP_USER_TIMEOUT")
 	}
 	if o.Mark != 0 {
 		set(unix.SOL_SOCKET, unix.SO_MARK, int(o.Mark), "SO_MARK")

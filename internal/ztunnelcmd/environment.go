@@ -9,7 +9,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/spf13/pflag"
 
@@ -35,30 +34,16 @@ var others = []variable{
 	{"LOCAL_XDS", nothing, "is Istio's own form, for its tests: give --config a file or directory of Kubernetes manifests"},
 	{"FAKE_CA", is("false"), "certificates that anybody can make are not to be had: give --identity self:DIR, for a CA made in that directory"},
 	{"UNSTABLE_ENABLE_SOCKS5", is("false"), "beside redirection there is no SOCKS5: give --proxy-mode socks for SOCKS5 alone"},
-	{"KEEPALIVE_ENABLED", is("true"), keepAlive},
-	{"KEEPALIVE_TIME", lasts(180 * time.Second), keepAlive},
-	{"KEEPALIVE_INTERVAL", lasts(180 * time.Second), keepAlive},
-	{"KEEPALIVE_RETRIES", is("9"), keepAlive},
-	{"USER_TIMEOUT_ENABLED", is("false"), "is not supported: a peer that is gone is noticed by HTTP/2's PING, within 30 s"},
 	{"ENABLE_RESPONSE_BAGGAGE", is("true"), "is not supported: answers always tell who has answered, for the other end's metrics"},
 	{"AUTHZ_POLICY_INFO_LOGGING", nil, "the line of a connection that policy refuses names the policy at any level, and dry runs are counted"},
 	{"ISTIO_META_ISTIO_VERSION", nil, "our own version is told"},
 }
-
-const keepAlive = "is not supported: TCP's keepalive is after 180 s, every 180 s, 9 times, as Istio's by default"
 
 func is(want string) func(string) bool {
 	return func(value string) bool { return strings.ToLower(value) == want }
 }
 
 func nothing(string) bool { return false }
-
-func lasts(want time.Duration) func(string) bool {
-	return func(value string) bool {
-		d, err := flags.Duration(value)
-		return err == nil && d == want
-	}
-}
 
 // checkEnvironment reports variables of Istio's that are set to what we cannot do.
 func checkEnvironment(lookup func(string) (string, bool)) error {

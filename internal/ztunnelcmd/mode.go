@@ -90,7 +90,7 @@ func (o *options) inPod(p *program.Process) (*ztunnel.InPod, error) {
 	case m.mode != shared && o.enroll.on():
 		return nil, errors.New("flag --enroll: is for mode shared")
 	case !m.inside():
-		return nil, nil
+		return nil, o.keepAlive.outside(o.Given)
 	case m.mode == dedicated && m.pod == nil:
 		return nil, errors.New("flag --proxy-workload: is required in mode dedicated: namespace/name/service-account of the pod")
 	}
@@ -98,6 +98,7 @@ func (o *options) inPod(p *program.Process) (*ztunnel.InPod, error) {
 		return nil, fmt.Errorf("flag --proxy-mode %s: %w", m.mode, err)
 	}
 	in := &ztunnel.InPod{Mark: m.mark, NoMark: !o.marked(), OnlyOne: !m.portReuse, NoIPv6: !o.dns.ipv6, AnyNode: m.mode == dedicated, Ready: o.readiness(p)}
+	in.KeepAlive, in.UserTimeout = o.keepAlive.config()
 	if o.dns.inPods(o) {
 		d, err := o.resolver(p)
 		if err != nil {

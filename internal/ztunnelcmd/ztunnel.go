@@ -21,6 +21,7 @@ type options struct {
 	xds         xdsOptions
 	connections connectionOptions
 	steps       bool
+	keepAlive   keepAliveOptions
 	dns         dnsOptions
 	capture     modeOptions
 	enroll      enrollOptions
@@ -78,6 +79,7 @@ func (o *options) define(set *pflag.FlagSet) {
 	o.xds.define(set)
 	o.connections.define(set)
 	flags.Define(set, &o.steps, "log-steps", "bool", "false", flags.Bool, "write the lines about each step of a connection at info level rather than at debug")
+	o.keepAlive.define(set)
 	o.dns.define(set)
 	o.capture.define(set)
 	o.enroll.define(set)
