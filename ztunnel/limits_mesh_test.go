@@ -221,38 +221,40 @@ func TestRequireWaypointOfAnotherNetworksClients(t *testing.T) {
 // A pod that takes the PROXY protocol has its loopback address dialled where that
 // is asked for: it need not listen to anybody else.
 func TestLocalhostAppTunnel(t *testing.T) {
-	const head = "\r\n\r\n\x00\r\nQUIT\n\x21\x11"
-	for _, local := range []bool{true, false} {
-		f := newFabric(t)
-		values := []config.Resource{
-			aPod("web", "10.0.0.1", "node-a", nil),
-			aPod("proxy", "10.0.0.10", "node-b", func(w *mesh.Workload) { w.AppTunnel = &mesh.AppTunnel{Proxy: true, Port: 15088} }),
-			aPod("plain", "10.0.0.11", "node-b", func(w *mesh.Workload) { w.AppTunnel = &mesh.AppTunnel{Port: 15088} }),
-		}
-		f.node("node-a", nil, values...)
-		f.node("node-b", func(o *ztunnel.Options) { o.LocalhostAppTunnel = local }, values...)
-		peers := make(chan netip.Addr, 1)
-		app := func(nc net.Conn) {
-			peers <- nc.RemoteAddr().(*net.TCPAddr).AddrPort().Addr()
-			echo(nc)
-		}
-		listens, source := "10.0.0.10", "10.0.0.1"
-		if local {
-			listens, source = "127.0.0.1", "127.0.0.1"
-		}
-		f.serve(listens+":15088", app)
-		f.serve("10.0.0.11:15088", app)
-		nc := f.connect("10.0.0.1", "10.0.0.10:8080")
-		wantRead(t, nc, head)
-		if got := (<-peers).String(); got != source {
-			t.Errorf("local %t: dialled from %s, want %s", local, got, source)
-		}
-		nc.Close()
-		nc = f.connect("10.0.0.1", "10.0.0.11:8080") // a port of its own, and no header
-		if got := (<-peers).String(); got != "10.0.0.1" {
-			t.Errorf("local %t: without PROXY dialled from %s", local, got)
-		}
-		wantEcho(t, nc)
-		nc.Close()
+	t.Run("loopback address", func(t *testing.T) { localhostAppTunnel(t, true) })
+	t.Run("pod's address", func(t *testing.T) { localhostAppTunnel(t, false) })
+}
+
+func localhostAppTunnel(t *testing.T, local bool) {
+	f := newFabric(t)
+	values := []config.Resource{
+		aPod("web", "10.0.0.1", "node-a", nil),
+		aPod("proxy", "10.0.0.10", "node-b", func(w *mesh.Workload) { w.AppTunnel = &mesh.AppTunnel{Proxy: true, Port: 15088} }),
+		aPod("plain", "10.0.0.11", "node-b", func(w *mesh.Workload) { w.AppTunnel = &mesh.AppTunnel{Port: 15088} }),
 	}
+	f.node("node-a", nil, values...)
+	f.node("node-b", func(o *ztunnel.Options) { o.LocalhostAppTunnel = local }, values...)
+	peers := make(chan netip.Addr, 1)
+	app := func(nc net.Conn) {
+		peers <- nc.RemoteAddr().(*net.TCPAddr).AddrPort().Addr()
+		echo(nc)
+	}
+	listens, source := "10.0.0.10", "10.0.0.1"
+	if local {
+		listens, source = "127.0.0.1", "127.0.0.1"
+	}
+	f.serve(listens+":15088", app)
+	f.serve("10.0.0.11:15088", app)
+	nc := f.connect("10.0.0.1", "10.0.0.10:8080")
+	wantRead(t, nc, "\r\n\r\n\x00\r\nQUIT\n\x21\x11")
+	if got := (<-peers).String(); got != source {
+		t.Errorf("dialled from %s, want %s", got, source)
+	}
+	nc.Close()
+	nc = f.connect("10.0.0.1", "10.0.0.11:8080") // a port of its own, and no header
+	if got := (<-peers).String(); got != "10.0.0.1" {
+		t.Errorf("without PROXY dialled from %s", got)
+	}
+	wantEcho(t, nc)
+	nc.Close()
 }

@@ -3,6 +3,7 @@ package ztunnel_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"strings"
@@ -57,12 +58,14 @@ func TestNoMoreEndpointsAreTriedThanAllowed(t *testing.T) {
 		retries  int
 		attempts float64
 	}{{0, 3}, {1, 2}, {-1, 1}, {9, 5}} {
-		f := newFabric(t)
-		here, _ := replicas(f, 5, func(o *ztunnel.Options) { o.ConnectRetries = row.retries })
-		f.wantRefused("10.0.0.1", "items:80")
-		if got := flagged(here, "CONNECT"); got != row.attempts {
-			t.Errorf("%d retries: %v attempts, want %v", row.retries, got, row.attempts)
-		}
+		t.Run(fmt.Sprint(row.retries), func(t *testing.T) {
+			f := newFabric(t)
+			here, _ := replicas(f, 5, func(o *ztunnel.Options) { o.ConnectRetries = row.retries })
+			f.wantRefused("10.0.0.1", "items:80")
+			if got := flagged(here, "CONNECT"); got != row.attempts {
+				t.Errorf("%v attempts, want %v", got, row.attempts)
+			}
+		})
 	}
 }
 
