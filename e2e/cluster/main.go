@@ -6,6 +6,7 @@
 //	go run ./cluster build      build what it needs, half an hour of CPU the first time
 //	go run ./cluster up         Kubernetes
 //	go run ./cluster up mesh    and istiod, istio-cni and our node tunnel
+//	go run ./cluster load       our programs once more, as they are now, and the node tunnels anew
 //	go run ./cluster env        what to eval in a shell for kubectl and istioctl
 //	go run ./cluster down       and nothing is left
 package main
@@ -54,11 +55,13 @@ func do(ctx context.Context, args []string) error {
 	if err := tools.All(ctx); err != nil {
 		return err
 	}
+	c := cluster.New(tools, os.Stdout)
 	switch {
 	case args[0] == "build":
 		return nil
+	case args[0] == "load":
+		return mesh.Load(ctx, c)
 	case args[0] == "up":
-		c := cluster.New(tools, os.Stdout)
 		images, err := mesh.Built(ctx, tools)
 		if err != nil {
 			return err
@@ -68,5 +71,5 @@ func do(ctx context.Context, args []string) error {
 		}
 		return mesh.Up(ctx, c, images)
 	}
-	return fmt.Errorf("build, up, up mesh, env or down, and not %q", args)
+	return fmt.Errorf("build, up, up mesh, load, env or down, and not %q", args)
 }

@@ -30,8 +30,8 @@ const (
 	App      = "localhost/waystone/app:e2e"
 )
 
-// Images are tar files: those that a cluster needs, and the others.
-type Images struct{ Cluster, Mesh []string }
+// Images are tar files: those that a cluster needs, Istio's, and ours.
+type Images struct{ Cluster, Istio, Own []string }
 
 // Built are the images of what tools have built.
 func Built(ctx context.Context, tools *build.Builder) (Images, error) {
@@ -49,6 +49,8 @@ func Built(ctx context.Context, tools *build.Builder) (Images, error) {
 		}
 		return i
 	}
+	pilot := program(istiod, "pilot-discovery")
+	pilot.User = "1337:1337" // its Deployment says that it must not be root
 	var images Images
 	for _, set := range []struct {
 		to     *[]string
@@ -58,9 +60,11 @@ func Built(ctx context.Context, tools *build.Builder) (Images, error) {
 			program(cluster.Pause, "pause"),
 			program(cluster.CoreDNS, "coredns"),
 		}},
-		{&images.Mesh, []*image.Image{
-			program(istiod, "pilot-discovery"),
+		{&images.Istio, []*image.Image{
+			pilot,
 			agent,
+		}},
+		{&images.Own, []*image.Image{
 			program(Ztunnel, "ztunnel"),
 			program(Waypoint, "waypoint"),
 			program(App, "app", "curl", "echo", "bookinfo", "sleep"),

@@ -33,7 +33,7 @@ func Up(ctx context.Context, c *cluster.Cluster, images Images) error {
 		return err
 	}
 	loaded := make(chan error, 1)
-	go func() { loaded <- c.Load(ctx, images.Mesh...) }()
+	go func() { loaded <- c.Load(ctx, append(images.Istio, images.Own...)...) }()
 	err = install(ctx, c, manifests)
 	if err = errors.Join(err, <-loaded); err != nil {
 		return err
@@ -46,6 +46,23 @@ func Up(ctx context.Context, c *cluster.Cluster, images Images) error {
 		c.Step("%s", what)
 	}
 	return nil
+}
+
+// Load has the nodes of a running cluster take our images anew, and starts the node
+// tunnels again.
+func Load(ctx context.Context, c *cluster.Cluster) error {
+	images, err := Built(ctx, c.Tools)
+	if err != nil {
+		return err
+	}
+	if err := c.Load(ctx, images.Own...); err != nil {
+		return err
+	}
+	if _, err := c.Kubectl(ctx, "", "-n", "istio-system", "rollout", "restart", "daemonset/ztunnel"); err != nil {
+		return err
+	}
+	_, err = c.Kubectl(ctx, "", "-n", "istio-system", "rollout", "status", "daemonset/ztunnel", "--timeout=60s")
+	return err
 }
 
 // render returns Istio's manifests, from the charts that istioctl has in it: its CRDs and
