@@ -8,6 +8,9 @@
 // nftables table of our own, beside one policy routing rule and one route, and
 // are replaced whole, in one transaction: there is no moment without them.
 //
+// Redirection in tables of family inet needs Linux 5.2. Everything else is as old
+// as nftables.
+//
 // Package capture neither finds namespaces nor decides which pods to capture.
 // See package enroll.
 package capture
