@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/waystone-mesh/waystone/internal/identity"
@@ -55,7 +56,8 @@ func TestDialErrorsTellHowFarItCame(t *testing.T) {
 				if errors.Is(err, context.DeadlineExceeded) != c.timeout {
 					t.Errorf("got %v, in time: %t", err, !c.timeout)
 				}
-				time.Sleep(2 * time.Minute) // for accept to close
+				time.Sleep(2 * time.Minute) // of the bubble, for accept to close
+				synctest.Wait()
 				if _, ok := errors.AsType[*DialError](err); !ok || !NothingSent(err) || strings.Contains(err.Error(), "\n") {
 					t.Errorf("got %v", err)
 				}
