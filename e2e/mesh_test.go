@@ -159,3 +159,15 @@ func (r *rig) kubectl(args ...string) string {
 	}
 	return out
 }
+
+// finally runs kubectl at the test's end, however it ends.
+func (r *rig) finally(args ...string) {
+	t := r.t
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		defer cancel()
+		if _, err := r.Kubectl(ctx, "", args...); err != nil {
+			t.Error(err)
+		}
+	})
+}

@@ -19,10 +19,7 @@ func TestIstiodMayBeAway(t *testing.T) {
 	vip := r.vip("shop", "echo", 80)
 	loads := []*load{r.load("a connection each", r.client, vip, each), r.load("one connection", r.client, vip, kept)}
 	r.kubectl("-n", "istio-system", "scale", "deployment/istiod", "--replicas=0")
-	t.Cleanup(func() { // whatever happens: the other tests need it
-		r.t = t
-		_, _ = r.Kubectl(t.Context(), "", "-n", "istio-system", "scale", "deployment/istiod", "--replicas=1")
-	})
+	r.finally("-n", "istio-system", "scale", "deployment/istiod", "--replicas=1") // the other tests need it
 	r.eventually("istiod's end", time.Minute, func() error {
 		out, err := r.Kubectl(r.ctx, "", "-n", "istio-system", "get", "pods", "-l", "app=istiod", "-o", "name")
 		if err == nil && strings.TrimSpace(out) != "" {
@@ -71,9 +68,8 @@ func (r *rig) serials(node string) map[string]string {
 func TestCertificatesRotateUnderLoad(t *testing.T) {
 	r := start(t)
 	r.kubectl("-n", "istio-system", "set", "env", "daemonset/ztunnel", "SECRET_TTL=20s")
-	t.Cleanup(func() {
-		_, _ = r.Kubectl(t.Context(), "", "-n", "istio-system", "set", "env", "daemonset/ztunnel", "SECRET_TTL-")
-	})
+	r.finally("-n", "istio-system", "rollout", "status", "daemonset/ztunnel", "--timeout=120s")
+	r.finally("-n", "istio-system", "set", "env", "daemonset/ztunnel", "SECRET_TTL-") // which is done first
 	r.kubectl("-n", "istio-system", "rollout", "status", "daemonset/ztunnel", "--timeout=120s")
 	r.settled()
 	vip := r.vip("shop", "echo-v2", 80)

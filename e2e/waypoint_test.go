@@ -20,9 +20,7 @@ func TestOutboundDecisionsWithAWaypoint(t *testing.T) {
 	}
 	label("service/echo-v2", "=waypoint")
 	r.waypoint("shop", true)
-	t.Cleanup(func() {
-		_, _ = r.Kubectl(t.Context(), "", "-n", "shop", "delete", "gateway/waypoint", "deployment/waypoint", "service/waypoint", "serviceaccount/waypoint", "configmap/waypoint-config", "--ignore-not-found")
-	})
+	r.finally("-n", "shop", "delete", "gateway/waypoint", "deployment/waypoint", "service/waypoint", "serviceaccount/waypoint", "configmap/waypoint-config", "--ignore-not-found")
 	r.kubectl("-n", "shop", "rollout", "status", "deployment/waypoint", "--timeout=60s")
 	wp := r.pod("shop", "gateway.networking.k8s.io/gateway-name=waypoint")
 	vip := r.vip("shop", "echo-v2", 80)
