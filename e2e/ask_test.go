@@ -5,12 +5,12 @@ package e2e
 import (
 	"bufio"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -111,23 +111,49 @@ func (r *rig) ztunnel(node string) cluster.Pod {
 }
 
 // logged waits for a line of a node tunnel's log that has all of some texts.
-func (r *rig) logged(node string, texts ...string) (line string) {
+func (r *rig) logged(node string, texts ...string) string {
+	r.t.Helper()
+	line := r.find(node, 3*time.Second, texts...)
+	if line == "" {
+		r.t.Fatalf("no line of the node tunnel on %s has %q", node, texts)
+	}
+	return line
+}
+
+// find is logged, and "" if there is none within a time.
+func (r *rig) find(node string, limit time.Duration, texts ...string) string {
 	r.t.Helper()
 	pod := r.ztunnel(node)
-	r.eventually(fmt.Sprintf("a line of %s with %q", pod.Name, texts), 3*time.Second, func() error {
-		for l := range strings.Lines(r.kubectl("-n", "istio-system", "logs", pod.Name, "--tail=2000")) {
-			all := true
-			for _, text := range texts {
-				all = all && strings.Contains(l, text)
-			}
-			if all {
-				line = strings.TrimSpace(l)
-				return nil
+	for deadline := time.Now().Add(limit); ; time.Sleep(50 * time.Millisecond) {
+		for line := range strings.Lines(r.kubectl("-n", "istio-system", "logs", pod.Name, "--tail=2000")) {
+			if !slices.ContainsFunc(texts, func(text string) bool { return !strings.Contains(line, text) }) {
+				return strings.TrimSpace(line)
 			}
 		}
-		return errors.New("there is none")
-	})
-	return line
+		if time.Now().After(deadline) {
+			return ""
+		}
+	}
+}
+
+// way asks from within a pod, and returns the answer and what the node tunnel has written
+// about the connection. Where the kernel has used the port before, for another
+// destination, redirection gives the connection another, and it is not found: then another
+// is tried.
+func (r *rig) way(from cluster.Pod, to string) (a answer, line string) {
+	r.t.Helper()
+	for range 5 {
+		a = get(r.ctx, from, to)
+		if a.err != nil {
+			return a, ""
+		}
+		line = r.find(from.Node, time.Second, "src.addr="+a.local.String()+" ", "connection complete")
+		if line != "" {
+			return a, line
+		}
+	}
+	r.t.Fatalf("no connection to %s has a line in the log of the node tunnel on %s", to, from.Node)
+	return a, ""
 }
 
 // A load is requests that go on while something else happens.

@@ -48,16 +48,16 @@ spec:
 	} {
 		t.Run(strings.ReplaceAll(row.name, " ", "-"), func(t *testing.T) {
 			r.t = t
-			a := get(r.ctx, r.client, row.to)
-			switch {
-			case row.pod.Name == "" && a.err == nil:
-				t.Fatalf("an answer, want none: %s", a)
-			case row.pod.Name == "":
+			if row.pod.Name == "" {
+				if a := get(r.ctx, r.client, row.to); a.err == nil {
+					t.Fatalf("an answer, want none: %s", a)
+				}
 				return
-			case a.err != nil || a.status != http.StatusOK || a.pod != row.pod.Name:
+			}
+			a, line := r.way(r.client, row.to)
+			if a.err != nil || a.status != http.StatusOK || a.pod != row.pod.Name {
 				t.Fatalf("%s, want one by %s", a, row.pod.Name)
 			}
-			line := r.logged("n1", "src.addr="+a.local.String(), "connection complete")
 			if !strings.Contains(line, "dst.addr="+row.via+" ") {
 				t.Errorf("not by %s: %s", row.via, line)
 			}

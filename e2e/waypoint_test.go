@@ -28,11 +28,10 @@ func TestOutboundDecisionsWithAWaypoint(t *testing.T) {
 	by := func(to, want string) {
 		t.Helper()
 		r.eventually("by "+want, 20*time.Second, func() error {
-			a := get(r.ctx, r.client, to)
+			a, line := r.way(r.client, to)
 			if a.err != nil || a.status != 200 {
 				return fmt.Errorf("%s", a)
 			}
-			line := r.logged("n1", "src.addr="+a.local.String(), "connection complete")
 			if !strings.Contains(line, want) {
 				return fmt.Errorf("%s", line)
 			}
@@ -49,6 +48,18 @@ func TestOutboundDecisionsWithAWaypoint(t *testing.T) {
 		r.refuses(r.client, vip, true)
 		r.kubectl("-n", "shop", "scale", "deployment/waypoint", "--replicas=1")
 		r.pod("shop", "gateway.networking.k8s.io/gateway-name=waypoint")
+	})
+	r.t = t
+	t.Run("pod-IP", func(t *testing.T) { // a pod's own waypoint is for who does not ask for a service
+		r.t = t
+		r.kubectl("-n", "shop", "label", "gateway/waypoint", "istio.io/waypoint-for=all")
+		label("pod/"+r.v2.Name, "=waypoint")
+		r.finally("-n", "shop", "label", "pod/"+r.v2.Name, "istio.io/use-waypoint-")
+		r.waypoint("shop", false)
+		now := net.JoinHostPort(r.pod("shop", "gateway.networking.k8s.io/gateway-name=waypoint").IP.String(), "15008")
+		by(pod, "dst.addr="+now+" dst.hbone_addr="+pod)
+		label("pod/"+r.v2.Name, "-")
+		by(pod, "dst.addr="+net.JoinHostPort(r.v2.IP.String(), "15008")+" ")
 	})
 	r.t = t
 	label("service/echo-v2", "-")
