@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
+	"time"
 
 	"github.com/waystone-mesh/waystone/internal/mesh"
 )
@@ -17,6 +19,11 @@ const (
 	// maxAbsent bounds those of them that there is nothing of. The oldest is given
 	// up, and asked for again when it is wanted.
 	maxAbsent = 1 << 12
+
+	// answerHolds is how long an answer is good for: 5 s. istiod tells of changes
+	// to what it has sent, by its own name, and not when there comes to be
+	// something at an address that it was asked for in vain.
+	answerHolds = 5 * time.Second
 )
 
 var errTooMany = fmt.Errorf("more than %d names have been asked for", maxDemands)
@@ -32,26 +39,32 @@ type demandState struct {
 	names     map[string]*demand
 	absent    []string // in the order in which they were found to be; some may be there by now
 	add, drop []string // to be sent
+	again     []string // to be given up, and then subscribed to
+	holds     time.Duration
 }
 
 // A demand is a name that is subscribed to.
 type demand struct {
 	answered chan struct{} // closed when there was an answer
-	absent   bool          // which was that there is no such thing
+	at       time.Time     // when there was one last; zero is never
+	absent   bool          // it was that there is no such thing
 	resumed  bool          // it was subscribed to as its stream began
 }
 
 func newDemands() demands {
-	return demands{&demandState{names: map[string]*demand{}}, make(chan struct{}, 1)}
+	return demands{&demandState{names: map[string]*demand{}, holds: answerHolds}, make(chan struct{}, 1)}
 }
 
 // AddressName returns the name by which Demand asks for what is at an address.
 func AddressName(a mesh.Address) string { return a.Network + "/" + a.IP.String() }
 
-// Demand asks for a workload or service by one of its names: network/IP,
-// namespace/hostname, or a workload's UID. It returns once the store has what
-// istiod has of it, which may be nothing; or with ctx's error. What has been
-// asked for is kept up to date from then on.
+// Demand asks for a workload or service that the store has not, by one of its
+// names: network/IP, namespace/hostname, or a workload's UID. It returns once the
+// store has what istiod has of it, which may be nothing; or with ctx's error. What
+// has been sent is kept up to date from then on.
+//
+// An answer holds for 5 s, after which Demand asks again. While istiod is away, the
+// last one does.
 //
 // It is for a Source with OnDemand set; and must not be called on a loop, for it
 // waits.
@@ -59,33 +72,55 @@ func (s *Source) Demand(ctx context.Context, name string) error {
 	if !s.o.OnDemand {
 		return errors.New("xds: not on demand: all there is has been subscribed to")
 	}
-	d, err := s.demands.want(name)
+	answered, before, err := s.demands.want(name, s.counts.connected.Load())
 	if err != nil {
 		return fmt.Errorf("xds: %s: %w", name, err)
 	}
+	if answered == nil {
+		return nil
+	}
 	select {
-	case <-d.answered:
+	case <-answered:
 		return nil
 	case <-ctx.Done():
+		if before && errors.Is(ctx.Err(), context.DeadlineExceeded) {
+			return nil
+		}
 		return fmt.Errorf("xds: %s: istiod has not answered: %w", name, ctx.Err())
 	}
 }
 
-// want returns the demand for a name.
-func (ds *demands) want(name string) (*demand, error) {
+// want has a name asked for, unless there is an answer that holds. It returns what
+// is closed when there is an answer, nil if one holds, and whether there was one
+// before.
+func (ds *demands) want(name string, connected bool) (answered <-chan struct{}, before bool, err error) {
 	ds.mu.Lock()
 	defer ds.mu.Unlock()
-	if d := ds.names[name]; d != nil {
-		return d, nil
+	d := ds.names[name]
+	if d == nil {
+		if len(ds.names) >= maxDemands && !ds.forgetLocked() {
+			return nil, false, errTooMany
+		}
+		d = &demand{answered: make(chan struct{})}
+		ds.names[name] = d
+		ds.add = append(ds.add, name)
+		ds.wakeLocked()
+		return d.answered, false, nil
 	}
-	if len(ds.names) >= maxDemands && !ds.forgetLocked() {
-		return nil, errTooMany
+	before = !d.at.IsZero()
+	switch {
+	case before && (!connected || time.Since(d.at) < ds.holds):
+		return nil, before, nil
+	case before && !d.pending():
+		d.answered = make(chan struct{})
+		if d.absent {
+			d.absent = false
+			ds.absent = slices.DeleteFunc(ds.absent, func(s string) bool { return s == name })
+		}
+		ds.again = append(ds.again, name)
+		ds.wakeLocked()
 	}
-	d := &demand{answered: make(chan struct{})}
-	ds.names[name] = d
-	ds.add = append(ds.add, name)
-	ds.wakeLocked()
-	return d, nil
+	return d.answered, before, nil
 }
 
 func (ds *demands) wakeLocked() {
@@ -111,28 +146,31 @@ func (ds *demands) forgetLocked() bool {
 	return false
 }
 
-// take returns what is to be subscribed to, and what not any more.
-func (ds *demands) take() (add, drop []string) {
+// take returns what is to be subscribed to, what not any more, and what to give up
+// before: of what it is subscribed to already, istiod sends nothing again.
+func (ds *demands) take() (before, add, drop []string) {
 	ds.mu.Lock()
 	defer ds.mu.Unlock()
-	add, drop = ds.add, ds.drop
-	ds.add, ds.drop = nil, nil
+	before, add, drop = ds.again, append(ds.add, ds.again...), ds.drop
+	ds.again, ds.add, ds.drop = nil, nil, nil
 	// What was given up and is wanted again is subscribed to: a server looks at
 	// what is unsubscribed last.
 	kept := drop[:0]
 	for _, name := range drop {
 		if ds.names[name] == nil {
 			kept = append(kept, name)
+		} else {
+			before = append(before, name)
 		}
 	}
-	return add, kept
+	return before, add, kept
 }
 
 // all returns everything that a new stream is to subscribe to, as it begins.
 func (ds *demands) all() []string {
 	ds.mu.Lock()
 	defer ds.mu.Unlock()
-	ds.add, ds.drop = nil, nil
+	ds.again, ds.add, ds.drop = nil, nil, nil
 	out := make([]string, 0, len(ds.names))
 	for name, d := range ds.names {
 		d.resumed = true
@@ -184,9 +222,17 @@ func (ds *demands) answerLocked(name string, absent bool) {
 
 // answer tells those who wait.
 func (d *demand) answer() {
+	d.at = time.Now()
+	if d.pending() {
+		close(d.answered)
+	}
+}
+
+func (d *demand) pending() bool {
 	select {
 	case <-d.answered:
+		return false
 	default:
-		close(d.answered)
+		return true
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/waystone-mesh/waystone/internal/mesh"
 )
@@ -93,43 +94,122 @@ func TestDemandNeedsOnDemand(t *testing.T) {
 	}
 }
 
+// want asks for a name on a stream that is open.
+func want(ds demands, name string) error {
+	_, _, err := ds.want(name, true)
+	return err
+}
+
+// istiod is asked again for what is not there any more, and for what was not there
+// a while ago; and while it is away, its last answer holds.
+func TestAnswersHoldForAWhile(t *testing.T) {
+	r := start(t, Options{OnDemand: true})
+	s := r.plane.accept(t)
+	s.subscribed()
+	s.ack(AuthorizationType, nil)
+	s.ack(AddressType, nil)
+	answer := func(done <-chan error) {
+		t.Helper()
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+	}
+	wantAsked := func(subscribe, unsubscribe []string) {
+		t.Helper()
+		if q := s.request(); !slices.Equal(q.ResourceNamesSubscribe, subscribe) || !slices.Equal(q.ResourceNamesUnsubscribe, unsubscribe) {
+			t.Fatalf("asked for %v", q)
+		}
+	}
+	const name = "/10.0.0.1"
+	asked := []string{name}
+	done := r.asked(name)
+	wantAsked(asked, nil)
+	s.ack(AddressType, asked)
+	answer(done)
+	answer(r.asked(name)) // it is known that there is nothing
+
+	r.expire()
+	done, also := r.asked(name), r.asked(name)
+	wantAsked(nil, asked)
+	wantAsked(asked, nil)
+	a := workload(t, "a", "1", "10.0.0.1")
+	a.Aliases = asked
+	s.ack(AddressType, nil, a)
+	answer(done)
+	answer(also)
+	r.want("a")
+	s.ack(AddressType, []string{uid("a")})
+	r.want()
+
+	r.expire()
+	done = r.asked(name) // it may be another's by now
+	wantAsked(nil, asked)
+	wantAsked(asked, nil)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+	defer cancel()
+	if err := r.source.Demand(ctx, name); err != nil {
+		t.Errorf("without an answer in time: got %v, want the last to hold", err)
+	}
+	s.end <- errGone
+	s = r.plane.accept(t)
+	if addresses, _ := s.subscribed(); !slices.Equal(addresses.ResourceNamesSubscribe, []string{"*", name}) {
+		t.Errorf("subscribed to %q", addresses.ResourceNamesSubscribe)
+	}
+	r.expire()
+	answer(r.asked(name)) // nothing has come on the stream yet
+	s.ack(AddressType, asked)
+	answer(done)
+}
+
+// expire has every answer be old.
+func (r *rig) expire() {
+	ds := r.source.demands
+	ds.mu.Lock()
+	defer ds.mu.Unlock()
+	for _, d := range ds.names {
+		if !d.at.IsZero() {
+			d.at = d.at.Add(-2 * ds.holds)
+		}
+	}
+}
+
 func TestDemandsAreBounded(t *testing.T) {
 	ds := newDemands()
 	answer := func(removed ...string) { ds.answered(nil, removed) }
 	name := func(i int) string { return fmt.Sprint("/", i) }
 	for i := range maxAbsent + 10 {
-		if _, err := ds.want(name(i)); err != nil {
+		if err := want(ds, name(i)); err != nil {
 			t.Fatal(err)
 		}
 		answer(name(i))
 	}
-	add, drop := ds.take()
+	_, add, drop := ds.take()
 	if len(add) != maxAbsent+10 || len(drop) != 10 || drop[0] != name(0) {
 		t.Errorf("subscribed to %d, gave up %d: %q", len(add), len(drop), drop)
 	}
 	// What was given up and is wanted again stays.
-	if _, err := ds.want(name(maxAbsent + 11)); err != nil {
+	if err := want(ds, name(maxAbsent+11)); err != nil {
 		t.Fatal(err)
 	}
 	answer(name(maxAbsent + 11)) // gives up 10
-	if _, err := ds.want(name(10)); err != nil {
+	if err := want(ds, name(10)); err != nil {
 		t.Fatal(err)
 	}
-	if add, drop := ds.take(); !slices.Contains(add, name(10)) || slices.Contains(drop, name(10)) {
+	if _, add, drop := ds.take(); !slices.Contains(add, name(10)) || slices.Contains(drop, name(10)) {
 		t.Errorf("subscribed to %q, gave up %q", add, drop)
 	}
 	// Those that are there are never given up; and there is an end to them.
 	full := newDemands()
 	for i := range maxDemands {
-		if _, err := full.want(name(i)); err != nil {
+		if err := want(full, name(i)); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if _, err := full.want("one more"); !errors.Is(err, errTooMany) {
+	if err := want(full, "one more"); !errors.Is(err, errTooMany) {
 		t.Errorf("got %v", err)
 	}
 	full.answered(nil, []string{name(5)})
-	if _, err := full.want("one more"); err != nil {
+	if err := want(full, "one more"); err != nil {
 		t.Errorf("got %v, although there is room for one", err)
 	}
 	if got := len(full.all()); got != maxDemands {

@@ -132,7 +132,12 @@ func (s *Source) subscribe(st stream) error {
 // sendDemands subscribes to what has been asked for, and gives up what need not
 // be known any more.
 func (s *Source) sendDemands(st stream) error {
-	add, drop := s.demands.take()
+	before, add, drop := s.demands.take()
+	if len(before) > 0 {
+		if err := st.Send(&discoveryv3.DeltaDiscoveryRequest{TypeUrl: AddressType, ResourceNamesUnsubscribe: before}); err != nil {
+			return err
+		}
+	}
 	if len(add)+len(drop) == 0 {
 		return nil
 	}
