@@ -8,6 +8,8 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/sha256"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -87,7 +89,11 @@ func write(tools *build.Builder, i *image.Image) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	file := filepath.Join(dir, strings.NewReplacer("/", "_", ":", "_").Replace(i.Name)+".tar")
+	said, err := json.Marshal(i) // another definition is another file
+	if err != nil {
+		return "", err
+	}
+	file := filepath.Join(dir, fmt.Sprintf("%s-%.4x.tar", strings.NewReplacer("/", "_", ":", "_").Replace(i.Name), sha256.Sum256(said)))
 	if at, err := os.Stat(file); err == nil {
 		newer := false
 		for from := range maps.Values(i.Files) {
