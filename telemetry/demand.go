@@ -21,6 +21,7 @@ type lookup struct {
 	hostname                                                     string
 }
 
+//nolint:unused // it is the ledger's
 type lookedUp struct {
 	use
 	n atomic.Uint64

@@ -22,6 +22,7 @@ type mark struct {
 	kind, result string // the action or the reason; what came of it
 }
 
+//nolint:unused // it is the ledger's
 type cell struct {
 	use
 	n atomic.Uint64

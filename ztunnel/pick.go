@@ -111,13 +111,14 @@ func (d *decider) reaches(e *mesh.Endpoint, far bool) bool {
 
 // nowhere says why none of the endpoints was picked: none, if there is none.
 func (d *decider) nowhere(eps []mesh.Endpoint, none error) error {
+	lost := false // there is one behind a gateway that is not there
 	for i := range eps {
 		switch w := eps[i].Workload; {
 		case w.Network == d.network:
 			return errNoAddress
 		case w.Gateway != nil:
-			none = errNoGateway
-		case none != errNoGateway:
+			lost, none = true, errNoGateway
+		case !lost:
 			none = errOtherNetwork
 		}
 	}

@@ -55,16 +55,16 @@ func (z *Ztunnel) trusted(by telemetry.Reporter) func(*tls.ConnectionState) erro
 	o := &z.options
 	return func(state *tls.ConnectionState) error {
 		err := identity.CheckRevoked(o.Identity, state)
-		switch err.(type) {
-		case nil:
-		case *identity.RevokedError:
+		if err == nil {
+			return nil
+		}
+		if _, ok := errors.AsType[*identity.RevokedError](err); ok {
 			o.Telemetry.CertRejected(by)
 			o.Log.Info("a connection is cut", "reporter", by.String(), "error", err)
 			return err
-		default:
-			o.Telemetry.CertUntracked(by)
-			o.Log.Warn("a connection is left alone", "reporter", by.String(), "error", err)
 		}
+		o.Telemetry.CertUntracked(by)
+		o.Log.Warn("a connection is left alone", "reporter", by.String(), "error", err)
 		return nil
 	}
 }

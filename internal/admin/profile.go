@@ -23,7 +23,7 @@ func handleProfiles(mux *http.ServeMux) {
 // 10 when it is not said.
 func cpuProfile(w http.ResponseWriter, r *http.Request) {
 	values, err := url.ParseQuery(r.URL.RawQuery)
-	seconds, frequency := uint64(10), uint64(100)
+	seconds := uint64(10)
 	if err == nil && values.Has("seconds") {
 		seconds, err = between(values.Get("seconds"), 300)
 		if err != nil {
@@ -31,7 +31,8 @@ func cpuProfile(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	if err == nil && values.Has("frequency") {
-		if frequency, err = between(values.Get("frequency"), 1000); err != nil {
+		frequency, bad := between(values.Get("frequency"), 1000)
+		if err = bad; err != nil {
 			err = fmt.Errorf("frequency: %w", err)
 		} else if frequency != 100 {
 			err = fmt.Errorf("frequency: %d: Go takes 100 samples a second, and no other number", frequency)

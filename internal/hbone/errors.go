@@ -36,7 +36,7 @@ func (e *DialError) Error() string {
 
 func (e *DialError) Unwrap() error { return e.Err }
 
-// A HandshakeError, within a [DialError], says that TCP's connection was there and
+// A HandshakeError within a [DialError] says that TCP's connection was there and
 // TLS came to nothing: the peer's certificate is not one we accept, or, if NoneOfOurs
 // is set, we had none to show.
 type HandshakeError struct {
@@ -47,7 +47,7 @@ type HandshakeError struct {
 func (e *HandshakeError) Error() string { return e.Err.Error() }
 func (e *HandshakeError) Unwrap() error { return e.Err }
 
-// ErrEnded, within a [DialError], says that a connection came to its end under a
+// ErrEnded within a [DialError] says that a connection came to its end under a
 // tunnel that had not been answered, before the peer spoke HTTP/2.
 var ErrEnded = errors.New("the peer closed the connection before it was of use: does it accept our certificate?")
 

@@ -4,6 +4,7 @@ package hbone
 
 import (
 	"context"
+	"errors"
 	"io"
 	"net"
 	"net/netip"
@@ -61,7 +62,7 @@ func relay(from, to net.Conn) {
 		}
 		free = free.Add(time.Duration(k) * time.Second / rate)
 		<-time.After(time.Until(free))
-		if _, err := to.Write(buf[:k]); err != nil && err != io.EOF {
+		if _, err := to.Write(buf[:k]); err != nil && !errors.Is(err, io.EOF) {
 			return
 		}
 	}

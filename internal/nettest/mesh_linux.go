@@ -56,7 +56,7 @@ func New(t testing.TB, o Options) *Mesh {
 	if m.network, err = newNetwork(); err != nil {
 		t.Fatal(err)
 	}
-	dir, err := os.MkdirTemp("", "nettest") // t.TempDir may be longer than sockets' paths
+	dir, err := os.MkdirTemp("", "nettest") //nolint:usetesting // t.TempDir may be longer than sockets' paths
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -10,7 +10,7 @@ import (
 // defaultTrustDomain is that of a mesh that does not say.
 const defaultTrustDomain = "cluster.local"
 
-// given reports whether a flag was given, or its variable.
+// Given reports whether a flag was given, or its variable.
 func (o *Options) Given(flag string) bool { return o.set != nil && o.set.Changed(flag) }
 
 // adopt takes from MeshConfig, nil if there is none, what no flag says and must be

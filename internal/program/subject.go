@@ -2,7 +2,7 @@ package program
 
 import "github.com/waystone-mesh/waystone/internal/dump"
 
-// subject is what a dump is of.
+// Subject is what a dump is of.
 func (p *Process) Subject() dump.Subject {
 	s := dump.Subject{Snapshot: p.Snapshot(), Rejected: p.Store.Rejected(), Identity: p.Identity}
 	if p.files == nil {

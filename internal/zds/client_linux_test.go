@@ -64,7 +64,7 @@ func (r *recorder) want(t *testing.T, want ...string) {
 
 func socketPath(t *testing.T) string {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "zds") // t.TempDir may be longer than sockets' paths
+	dir, err := os.MkdirTemp("", "zds") //nolint:usetesting // t.TempDir may be longer than sockets' paths
 	if err != nil {
 		t.Fatal(err)
 	}

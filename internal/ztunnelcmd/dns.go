@@ -79,8 +79,8 @@ func parseServers(s string) (out []netip.AddrPort, err error) {
 // inPods reports whether each pod's questions are answered in its network
 // namespace: unless that is turned off. Where is not for us to say, but for the
 // rules there.
-func (d *dnsOptions) inPods(o *options) bool {
-	return d.capture && (len(d.addrs) > 0 || !o.Given("dns"))
+func (o *dnsOptions) inPods(all *options) bool {
+	return o.capture && (len(o.addrs) > 0 || !all.Given("dns"))
 }
 
 // resolver returns how questions are answered.

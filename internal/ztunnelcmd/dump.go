@@ -83,12 +83,12 @@ func (o *options) settings(loops int) dump.Settings {
 }
 
 // tell adds how traffic comes to us, and where questions in DNS are answered.
-func (m *modeOptions) tell(s *dump.Settings, o *options) {
-	d := &o.dns
+func (o *modeOptions) tell(s *dump.Settings, all *options) {
+	d := &all.dns
 	if d.prefer != "" {
 		s.PreferredNamespace = &d.prefer
 	}
-	if !m.inside() {
+	if !o.inside() {
 		s.SOCKS5Addr = dump.AnyOf(15080, d.ipv6)
 		if s.DNSProxy = d.capture && len(d.addrs) > 0; s.DNSProxy {
 			s.DNSProxyAddr = dump.ListenOn(d.addrs[0].String())
@@ -96,14 +96,14 @@ func (m *modeOptions) tell(s *dump.Settings, o *options) {
 		return
 	}
 	s.PlaintextAddr, s.OutboundAddr = dump.AnyOf(15006, d.ipv6), dump.AnyOf(15001, d.ipv6)
-	s.PacketMark, s.PortReuse = m.mark, m.portReuse
-	if s.DNSProxy = d.inPods(o); s.DNSProxy {
+	s.PacketMark, s.PortReuse = o.mark, o.portReuse
+	if s.DNSProxy = d.inPods(all); s.DNSProxy {
 		s.DNSProxyAddr = dump.LoopbackOf(15053, d.ipv6)
 	}
 	switch {
-	case m.mode == dedicated:
+	case o.mode == dedicated:
 		s.ProxyMode = "Dedicated"
 	default:
-		s.InPodSocket = m.socket
+		s.InPodSocket = o.socket
 	}
 }
