@@ -179,9 +179,14 @@ func (c *Cluster) Kubectl(ctx context.Context, input string, args ...string) (st
 	return c.tool(ctx, c.path("bin", "kubectl"), input, args...)
 }
 
-// Istioctl runs istioctl as an administrator.
+// Istioctl runs istioctl as an administrator. What needs no cluster it does before there is
+// one.
 func (c *Cluster) Istioctl(ctx context.Context, args ...string) (string, error) {
-	return c.tool(ctx, c.path("bin", "istioctl"), "", args...)
+	path := c.path("bin", "istioctl")
+	if c.Tools != nil {
+		path = c.Tools.Path("istioctl")
+	}
+	return c.tool(ctx, path, "", args...)
 }
 
 func (c *Cluster) tool(ctx context.Context, path, input string, args ...string) (string, error) {
