@@ -91,7 +91,7 @@ func TestMeshConfigInAFileOfItsOwn(t *testing.T) {
 	h.until("the edit", func(Report) bool { return aliases() == "edited" })
 	in.replace("mesh", "trustDomainAliases: edited\n")
 	r = h.until("the bad edit", func(r Report) bool { return len(r.Problems) == 1 })
-	if got := texts(r)[0]; got != name+":1: MeshConfig: trustDomainAliases: is not a list" || aliases() != "edited" {
+	if got := texts(r)[0]; got != name+":1: MeshConfig: trustDomainAliases: string is not allowed here" || aliases() != "edited" {
 		t.Errorf("problem %s, aliases %s", got, aliases())
 	}
 	if err := os.Remove(name); err != nil {
