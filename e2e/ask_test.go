@@ -113,20 +113,21 @@ func (r *rig) ztunnel(node string) cluster.Pod {
 // logged waits for a line of a node tunnel's log that has all of some texts.
 func (r *rig) logged(node string, texts ...string) string {
 	r.t.Helper()
-	line := r.find(node, 3*time.Second, texts...)
+	line := r.find(node, time.Time{}, 3*time.Second, texts...)
 	if line == "" {
 		r.t.Fatalf("no line of the node tunnel on %s has %q", node, texts)
 	}
 	return line
 }
 
-// find is logged, and "" if there is none within a time.
-func (r *rig) find(node string, limit time.Duration, texts ...string) string {
+// find is logged, of lines since a time, and "" if there is none within the limit.
+func (r *rig) find(node string, since time.Time, limit time.Duration, texts ...string) string {
 	r.t.Helper()
+	first := since.UTC().Format("2006-01-02T15:04:05.000000Z") // as lines begin
 	pod := r.ztunnel(node)
 	for deadline := time.Now().Add(limit); ; time.Sleep(50 * time.Millisecond) {
 		for line := range strings.Lines(r.kubectl("-n", "istio-system", "logs", pod.Name, "--tail=2000")) {
-			if !slices.ContainsFunc(texts, func(text string) bool { return !strings.Contains(line, text) }) {
+			if line >= first && !slices.ContainsFunc(texts, func(text string) bool { return !strings.Contains(line, text) }) {
 				return strings.TrimSpace(line)
 			}
 		}
@@ -143,11 +144,12 @@ func (r *rig) find(node string, limit time.Duration, texts ...string) string {
 func (r *rig) way(from cluster.Pod, to string) (a answer, line string) {
 	r.t.Helper()
 	for range 5 {
+		began := time.Now() // an earlier connection may have had the same port
 		a = get(r.ctx, from, to)
 		if a.err != nil {
 			return a, ""
 		}
-		line = r.find(from.Node, time.Second, "src.addr="+a.local.String()+" ", "connection complete")
+		line = r.find(from.Node, began, time.Second, "src.addr="+a.local.String()+" ", "connection complete")
 		if line != "" {
 			return a, line
 		}
