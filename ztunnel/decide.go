@@ -59,6 +59,7 @@ type decider struct {
 	dice         uint32  // of this connection: which of several waypoints it takes
 	failed       *failed // who did not answer lately; nil: nobody
 	hosts        *hosts
+	wanted       *wanted // what is missing in the snapshot and may exist
 }
 
 // illegal are the ports that capture uses inside a pod: a connection to one of
@@ -98,6 +99,9 @@ func (d *decider) decide(src *mesh.Workload, target mesh.Authority, tried []*mes
 		return route{}, errSelfCall
 	}
 	dest := d.lookup(src.Namespace, target)
+	if d.wanted != nil {
+		d.want(src.Namespace, target, dest)
+	}
 	switch {
 	case dest == nil && !target.IP.IsValid():
 		return route{}, fmt.Errorf("%w: %s", errUnknownName, target.Host)
@@ -235,6 +239,9 @@ func (d *decider) inMesh(src *mesh.Workload) bool { return src.Tunnel == mesh.HB
 // isWaypoint reports whether src is of the waypoint that gw names: its traffic to
 // what is behind it goes straight there, and never in a circle.
 func (d *decider) isWaypoint(src *mesh.Workload, gw *mesh.GatewayAddress) bool {
+	if d.wanted != nil {
+		d.gateway(gw) // so that it is asked for
+	}
 	return serves(d.snap, gw, src)
 }
 

@@ -14,6 +14,7 @@
 //	pick.go        to which of several, the last that failed last
 //	gateway.go     to another network: a tunnel in a tunnel
 //	resolve.go     to who is known by a name in DNS only
+//	demand.go    what is not known yet and has to be is asked for, here and inbound
 //	outbound.go  open the tunnel, or dial plainly; copy; report
 //
 // # Inbound

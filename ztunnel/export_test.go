@@ -33,3 +33,10 @@ func (z *Ztunnel) HangForTest() (release func()) {
 	}
 	return func() { close(over) }
 }
+
+// FillAskingForTest has as many connections of pods wait for the control plane as
+// there may be, until what it returns is called.
+func (z *Ztunnel) FillAskingForTest() (release func()) {
+	z.askingFrom.n.Add(maxAsking)
+	return func() { z.askingFrom.n.Add(-maxAsking) }
+}

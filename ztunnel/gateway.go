@@ -39,10 +39,14 @@ func (d *decider) gatewayTo(w *mesh.Workload) *config.Destination {
 // is a service, or else a workload that is known by that name: a load balancer of
 // a cloud's, say.
 func (d *decider) gateway(gw *mesh.GatewayAddress) *config.Destination {
-	if g := d.snap.Gateway(gw); g != nil || gw.Hostname == (mesh.Hostname{}) {
-		return g
+	g := d.snap.Gateway(gw)
+	if g == nil && gw.Hostname != (mesh.Hostname{}) {
+		g = d.hosts.find(d.snap, gw.Hostname)
 	}
-	return d.hosts.find(d.snap, gw.Hostname)
+	if g == nil {
+		d.wanted.gateway(gw)
+	}
+	return g
 }
 
 // A hosts finds workloads by their host names, which nothing else does: it looks at

@@ -46,6 +46,7 @@ type inbound struct {
 	dest   *config.Destination // the pod, with its policies
 	input  authz.Input
 	source *mesh.Workload // of the client, if it is known by its address
+	wanted *wanted
 
 	cancel        func()
 	pair          flow.Pair
@@ -65,7 +66,7 @@ func (w *worker) receive(p *pod, in *hbone.Incoming) {
 	i := &inbound{worker: w, pod: p, in: in}
 	i.record()
 	in.OnCancel(func() { i.finish(errClientGone) })
-	i.admitted(i.admit())
+	i.begin()
 }
 
 // admitted asks policy about a client that came to the right place, and dials the
@@ -192,14 +193,8 @@ func (i *inbound) behindUs(snap *config.Snapshot, a mesh.Authority) bool {
 	if d == nil {
 		return false
 	}
-	gws := []*mesh.GatewayAddress{}
-	if d.Service != nil {
-		gws = waypointsOf(d.Service)
-	} else if d.Workload.Waypoint != nil {
-		gws = append(gws, d.Workload.Waypoint)
-	}
 	us := i.dest.Workload
-	return slices.ContainsFunc(gws, func(gw *mesh.GatewayAddress) bool { return serves(snap, gw, us) })
+	return slices.ContainsFunc(waypointsBefore(d), func(gw *mesh.GatewayAddress) bool { return serves(snap, gw, us) })
 }
 
 // judge asks whether the caller may come in, as things are now.

@@ -49,6 +49,7 @@ type search struct {
 	dice   uint32           // see decider
 	tried  []*mesh.Workload // those that were to be reached
 	tries  int
+	wanted wanted
 	answer func(error) // tells the pod's side how it went; nil once it has
 	early  flow.Early  // what the pod sent before there was anybody to take it
 }
@@ -74,7 +75,7 @@ func (w *worker) carry(p *pod, leg *loop.TCP, target mesh.Authority, rest []byte
 		o.fail(errFull)
 		return
 	}
-	o.connect(o.decide())
+	o.start()
 }
 
 // decide says where the connection goes as things are now: elsewhere than where
@@ -84,6 +85,9 @@ func (o *outbound) decide() (route, error) {
 	d := decider{
 		snap: w.options.Store.Snapshot(), network: w.options.Network, domain: w.options.ClusterDomain,
 		port: w.options.HBONEPort, registryOnly: w.options.RegistryOnly, dice: o.search.dice, failed: w.failed, hosts: &w.hosts,
+	}
+	if w.options.Demand != nil {
+		d.wanted = &o.search.wanted
 	}
 	return d.decide(o.src, o.search.target, o.search.tried)
 }

@@ -82,6 +82,9 @@ func (o *outbound) destGone() {
 // concerned takes note of what a change means for the tunnel, and returns why it
 // must not go on, if it must not.
 func (i *inbound) concerned(changes config.Changes, sources map[*mesh.Workload]*mesh.Workload) error {
+	if i.dest == nil {
+		return nil // it is not judged yet
+	}
 	dest, changed := changes.Destinations[i.dest]
 	if changed && dest == nil {
 		return errGone

@@ -132,7 +132,7 @@ func (w *worker) receivePlaintext(p *pod, nc net.Conn, dst netip.AddrPort) {
 	i.plain.early.Gone = func(error) { i.finish(errClientGone) }
 	i.plain.leg = loop.NewTCP(w.loop, sock, w.window(), &i.plain.early)
 	i.record()
-	i.admitted(w.admitPlaintext(i, dst))
+	i.begin()
 }
 
 // admitPlaintext finds the pod, and who is at the client's address.

@@ -224,7 +224,7 @@ func flagOf(err error) telemetry.Flag {
 		return telemetry.Deny
 	case errors.Is(err, errNotInRegistry):
 		return telemetry.NR
-	case errors.Is(err, errFull), errors.Is(err, errIdentityFull):
+	case errors.Is(err, errFull), errors.Is(err, errAsking), errors.Is(err, errIdentityFull):
 		return telemetry.UO
 	case errors.As(err, &revoked):
 		return telemetry.CertRevoked

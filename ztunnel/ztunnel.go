@@ -66,6 +66,18 @@ type Options struct {
 	// Go's resolver, as this machine has it configured.
 	Resolve func(ctx context.Context, host string) ([]netip.Addr, error)
 
+	// Demand asks the control plane for what the Store has nothing of, by one of its
+	// names (network/IP, or namespace/hostname), and returns once the Store has what
+	// there is, which may be nothing. It is called often for one name, and remembers
+	// answers; it may wait for as long as ctx lasts. A connection whose destination
+	// it says nothing of is refused. Nil: the Store has everything.
+	//
+	// What RequireWaypoint looks at is not asked for.
+	Demand func(ctx context.Context, name string) error
+
+	// DemandTimeout is how long a connection waits for Demand, in all; 5 s.
+	DemandTimeout time.Duration
+
 	// InPod has pods served in their network namespaces, as Add and Remove say,
 	// rather than at their addresses, as the Store says. Listen and Dial are then
 	// not used. Nil: at their addresses.
@@ -114,6 +126,8 @@ type Ztunnel struct {
 
 	names              *names
 	receiving, sending count // connections that are open, to pods and from them
+
+	askingTo, askingFrom count // connections that wait for Demand, to pods and from them
 }
 
 // A worker is what one loop owns.
@@ -130,6 +144,8 @@ type worker struct {
 	timer    loop.Timer
 	idle     chan struct{} // not nil: draining; closed once nothing is open
 	cutting  bool          // whatever is still begun is refused
+
+	unlabelled time.Time // until when clients are not asked for: see labelPause
 }
 
 // flushEvery is how often the counters of long connections are brought up to
@@ -223,6 +239,9 @@ func (o *Options) setDefaults() {
 	}
 	if o.ConnectTimeout == 0 {
 		o.ConnectTimeout = 10 * time.Second
+	}
+	if o.DemandTimeout == 0 {
+		o.DemandTimeout = 5 * time.Second
 	}
 	if o.PoolIdle == 0 {
 		o.PoolIdle = 5 * time.Minute
