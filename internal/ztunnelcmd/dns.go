@@ -83,6 +83,14 @@ func (o *dnsOptions) inPods(all *options) bool {
 	return o.capture && (len(o.addrs) > 0 || !all.Given("dns"))
 }
 
+// answers reports whether questions are answered anywhere.
+func (o *options) answers() bool {
+	if o.capture.inside() {
+		return o.dns.inPods(o)
+	}
+	return o.dns.capture && len(o.dns.addrs) > 0
+}
+
 // resolver returns how questions are answered.
 func (o *options) resolver(p *program.Process) (dns.ServerOptions, error) {
 	d := &o.dns
@@ -106,7 +114,7 @@ func (o *options) resolver(p *program.Process) (dns.ServerOptions, error) {
 // is to, until the program ends.
 func (o *options) resolve(p *program.Process) error {
 	d := &o.dns
-	if len(d.addrs) == 0 || !d.capture || o.capture.inside() {
+	if o.capture.inside() || !o.answers() {
 		return nil
 	}
 	how, err := o.resolver(p)

@@ -76,6 +76,7 @@ func (o *options) settings(loops int) dump.Settings {
 	}
 	o.capture.tell(&s, o)
 	if i := &o.xds; i.address != "" {
+		s.XDSOnDemand = i.onDemand
 		s.XDSAddress, s.XDSRoot, s.XDSHostname = dump.Address(i.address), dump.RootAt(i.roots), i.name
 	}
 	s.Identify(o.Identity, dump.RootAt(o.Istiod.Roots), o.Istiod.Name)

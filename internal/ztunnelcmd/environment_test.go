@@ -56,7 +56,7 @@ var istios = map[string]treatment{
 	"ALT_XDS_HOSTNAME": {flag: "xds-server-name"},
 	"ALT_CA_HOSTNAME":  {flag: "ca-server-name"},
 	"AUTH_TOKEN":       {flag: "auth-token"},
-	"XDS_ON_DEMAND":    {flag: "xds-on-demand", refuse: "true"},
+	"XDS_ON_DEMAND":    {flag: "xds-on-demand", refuse: "x"},
 	"SECRET_TTL":       {flag: "secret-ttl", refuse: "soon"},
 	"FAKE_CA":          {takes: "false", refuse: "true"},
 

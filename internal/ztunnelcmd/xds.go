@@ -27,19 +27,10 @@ func (o *xdsOptions) define(set *pflag.FlagSet) {
 	flags.Define(set, &o.address, "xds-address", "URL", "", flags.Text, "istiod, from which the configuration comes, rather than from --config", "XDS_ADDRESS")
 	flags.Define(set, &o.roots, "xds-root-ca", "ROOTS", program.IstiodRoots, flags.Text, fmt.Sprintf(program.RootsUsage, "as a source of configuration"), "XDS_ROOT_CA")
 	flags.Define(set, &o.name, "xds-server-name", "NAME", "", flags.Text, "a further name that istiod's certificate may have", "ALT_XDS_HOSTNAME")
-	flags.Define(set, &o.onDemand, "xds-on-demand", "bool", "false", parseOnDemand, "is not supported: every node tunnel knows the whole mesh", "XDS_ON_DEMAND")
+	flags.Define(set, &o.onDemand, "xds-on-demand", "bool", "false", flags.Bool, "have istiod tell of the node's pods, and otherwise only of what connections need to know; policies are known whole. The first connection to somewhere waits for istiod, and is refused if there is no answer in 5 s. Not with DNS (--dns-capture), nor --require-waypoint", "XDS_ON_DEMAND")
 	flags.Define(set, &o.pod, "pod-name", "NAME", "", flags.Text, "our pod, as istiod is told", "POD_NAME")
 	flags.Define(set, &o.namespace, "pod-namespace", "NAME", "istio-system", flags.Text, "its namespace", "POD_NAMESPACE")
 	flags.Define(set, &o.ip, "instance-ip", "ADDRESS", "", flags.Text, "its address", "INSTANCE_IP", "INSTANCE_IPS")
-}
-
-// parseOnDemand refuses what package xds can do and nobody would ask it for.
-func parseOnDemand(s string) (bool, error) {
-	b, err := flags.Bool(s)
-	if b {
-		err = errors.New("is not supported: connections do not wait for what they are about to be asked for")
-	}
-	return b, err
 }
 
 // oneSource reports flags that name no source of configuration, or two.
@@ -51,6 +42,24 @@ func (o *options) oneSource() error {
 		return errors.New("flags --config and --xds-address: there can only be one source of configuration")
 	case o.MeshConfig != "" && o.xds.address != "":
 		return errors.New("flag --mesh-config: istiod has MeshConfig, and does not say what is in it: give --trust-domain and --root-namespace if they are not the usual ones")
+	}
+	return nil
+}
+
+// mayDemand reports flags that do not go with --xds-on-demand, because they are for
+// node tunnels that know the whole mesh. That DNS is answered by default is no
+// reason to take either back unasked: names would stop being known, or memory
+// would be used that somebody does not have.
+func (o *options) mayDemand() error {
+	switch {
+	case !o.xds.onDemand:
+		return nil
+	case o.xds.address == "":
+		return errors.New("flag --xds-on-demand: is for a configuration that comes from istiod (--xds-address)")
+	case o.connections.requireWaypoint:
+		return errors.New("flags --xds-on-demand and --require-waypoint: which waypoints lead to a pod is only known to who knows all services: give one of them")
+	case o.answers():
+		return errors.New("flags --xds-on-demand (XDS_ON_DEMAND) and --dns-capture (ISTIO_META_DNS_CAPTURE), which is true unless said otherwise: names can only be answered from the whole mesh: give --dns-capture=false, and to istio-cni AMBIENT_DNS_CAPTURE=false, or do without --xds-on-demand")
 	}
 	return nil
 }
@@ -75,6 +84,7 @@ func (o *options) fromIstiod(environment []string, log *slog.Logger) (program.So
 		metadata["CLUSTER_ID"] = o.ClusterID
 	}
 	s, err := xds.New(xds.Options{
+		OnDemand: i.onDemand,
 		Istiod: istiod.Options{
 			Address: i.address, Roots: i.roots, ServerName: i.name, Token: o.Istiod.Token, ClusterID: o.ClusterID,
 			Headers: program.Variables(environment, "XDS_HEADER_"),
@@ -85,6 +95,7 @@ func (o *options) fromIstiod(environment []string, log *slog.Logger) (program.So
 	if err != nil {
 		return nil, fmt.Errorf("flag --xds-address: %w", err)
 	}
+	o.istiod = s
 	return source{s}, nil
 }
 

@@ -11,6 +11,7 @@ import (
 	"github.com/waystone-mesh/waystone/internal/config"
 	"github.com/waystone-mesh/waystone/internal/flags"
 	"github.com/waystone-mesh/waystone/internal/program"
+	"github.com/waystone-mesh/waystone/internal/xds"
 	"github.com/waystone-mesh/waystone/telemetry"
 	"github.com/waystone-mesh/waystone/ztunnel"
 )
@@ -19,6 +20,7 @@ import (
 type options struct {
 	program.Options
 	xds         xdsOptions
+	istiod      *xds.Source // where the configuration comes from there
 	connections connectionOptions
 	steps       bool
 	keepAlive   keepAliveOptions
@@ -61,6 +63,9 @@ reopens the log.`,
 			return err
 		}
 		o.capture.mode = o.modeFor(c.Flags().Args())
+		if err := o.mayDemand(); err != nil {
+			return err
+		}
 		return o.run(c.Context())
 	}, "node", "identity")
 	c.Args = asIstiosArguments
@@ -119,6 +124,9 @@ func (o *options) run(ctx context.Context) (err error) {
 		HBONE: o.HBONE(), PoolIdle: o.PoolIdle, PoolStreams: int(o.PoolStreams),
 	}
 	o.connections.apply(&about, in != nil)
+	if o.xds.onDemand {
+		about.Demand = o.istiod.Demand
+	}
 	z, err := ztunnel.New(about)
 	if err != nil {
 		return err
