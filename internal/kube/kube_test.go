@@ -121,9 +121,7 @@ func TestFollowListsAnewAfterGone(t *testing.T) {
 				s.Refuse(func(r *http.Request) int { return map[bool]int{true: http.StatusServiceUnavailable}[how == "at once"] })
 				s.Cut()
 				synctest.Wait()
-				s.Delete(pod("a", "n1"))
-				s.Set(pod("b", "n1"))
-				s.Forget()
+				s.Swap(pod("a", "n1"), pod("b", "n1"))
 				s.Refuse(nil)
 				s.Set(pod("c", "n2")) // so that who watches looks
 				time.Sleep(time.Minute)

@@ -86,6 +86,10 @@ func (s *Server) setLocked(o object) {
 func (s *Server) Delete(o object) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.deleteLocked(o)
+}
+
+func (s *Server) deleteLocked(o object) {
 	if i := s.findLocked(o); i >= 0 {
 		all := s.objects[pathOf(o)]
 		s.tellLocked("DELETED", all[i])
@@ -147,7 +151,19 @@ func (s *Server) Cut() {
 func (s *Server) Forget() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.first, s.events = s.version, nil
+	s.forgetLocked()
+}
+
+func (s *Server) forgetLocked() { s.first, s.events = s.version, nil }
+
+// Swap removes one object and adds another, of which no watch hears: it is
+// forgotten at once.
+func (s *Server) Swap(gone, come object) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.deleteLocked(gone)
+	s.setLocked(come)
+	s.forgetLocked()
 }
 
 // Refuse answers requests with the code that f returns, unless it is 0. A nil f
