@@ -24,6 +24,11 @@ const (
 	// to what it has sent, by its own name, and not when there comes to be
 	// something at an address that it was asked for in vain.
 	answerHolds = 5 * time.Second
+
+	// nowhere is a name that there is nothing of. It is subscribed to where others
+	// are given up: who subscribes to nothing is taken for one who has nothing, and
+	// istiod removes all that it has.
+	nowhere = "/0.0.0.0"
 )
 
 var errTooMany = fmt.Errorf("more than %d names have been asked for", maxDemands)
@@ -39,7 +44,7 @@ type demandState struct {
 	names     map[string]*demand
 	absent    []string // in the order in which they were found to be; some may be there by now
 	add, drop []string // to be sent
-	again     []string // to be given up, and then subscribed to
+	again     []string // to be asked for once more
 	holds     time.Duration
 }
 
@@ -146,24 +151,15 @@ func (ds *demands) forgetLocked() bool {
 	return false
 }
 
-// take returns what is to be subscribed to, what not any more, and what to give up
-// before: of what it is subscribed to already, istiod sends nothing again.
-func (ds *demands) take() (before, add, drop []string) {
+// take returns what is not to be subscribed to any more, and what is then to be. What
+// is asked for again is in both: of what it is subscribed to already, istiod sends
+// nothing.
+func (ds *demands) take() (drop, add []string) {
 	ds.mu.Lock()
 	defer ds.mu.Unlock()
-	before, add, drop = ds.again, append(ds.add, ds.again...), ds.drop
+	drop, add = append(ds.drop, ds.again...), append(ds.add, ds.again...)
 	ds.again, ds.add, ds.drop = nil, nil, nil
-	// What was given up and is wanted again is subscribed to: a server looks at
-	// what is unsubscribed last.
-	kept := drop[:0]
-	for _, name := range drop {
-		if ds.names[name] == nil {
-			kept = append(kept, name)
-		} else {
-			before = append(before, name)
-		}
-	}
-	return before, add, kept
+	return drop, add
 }
 
 // all returns everything that a new stream is to subscribe to, as it begins.

@@ -132,16 +132,17 @@ func (s *Source) subscribe(st stream) error {
 // sendDemands subscribes to what has been asked for, and gives up what need not
 // be known any more.
 func (s *Source) sendDemands(st stream) error {
-	before, add, drop := s.demands.take()
-	if len(before) > 0 {
-		if err := st.Send(&discoveryv3.DeltaDiscoveryRequest{TypeUrl: AddressType, ResourceNamesUnsubscribe: before}); err != nil {
+	drop, add := s.demands.take()
+	if len(drop) > 0 {
+		err := st.Send(&discoveryv3.DeltaDiscoveryRequest{TypeUrl: AddressType, ResourceNamesSubscribe: []string{nowhere}, ResourceNamesUnsubscribe: drop})
+		if err != nil {
 			return err
 		}
 	}
-	if len(add)+len(drop) == 0 {
+	if len(add) == 0 {
 		return nil
 	}
-	return st.Send(&discoveryv3.DeltaDiscoveryRequest{TypeUrl: AddressType, ResourceNamesSubscribe: add, ResourceNamesUnsubscribe: drop})
+	return st.Send(&discoveryv3.DeltaDiscoveryRequest{TypeUrl: AddressType, ResourceNamesSubscribe: add})
 }
 
 // take applies a response and answers it.
