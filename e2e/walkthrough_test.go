@@ -136,6 +136,19 @@ func (r *rig) waypoint(namespace string, all bool) string {
 		}
 		printed = out
 	}
+	out := r.configure(namespace, "waypoint-config")
+	verb := "configured"
+	if all {
+		verb = "created"
+	}
+	// kubelet looks at a pod's ConfigMaps when something is new about the pod.
+	_, _ = r.Kubectl(r.ctx, "", "-n", namespace, "annotate", "pods", "-l", "gateway.networking.k8s.io/gateway-name=waypoint", "--overwrite", "e2e/configured="+fmt.Sprint(time.Now().UnixNano()))
+	return printed + strings.Replace(out, "serverside-applied", verb, 1)
+}
+
+// configure puts what there is now into a ConfigMap, and returns what kubectl says.
+func (r *rig) configure(namespace, name string) string {
+	r.t.Helper()
 	kinds := "namespaces,serviceaccounts,services,pods,authorizationpolicies.security.istio.io,gateways.gateway.networking.k8s.io,httproutes.gateway.networking.k8s.io"
 	now, err := r.Kubectl(r.ctx, "", "get", kinds, "-A", "-o", "yaml")
 	if err != nil {
@@ -145,17 +158,11 @@ func (r *rig) waypoint(namespace string, all bool) string {
 	if err := os.WriteFile(dir+"/mesh.yaml", []byte(now), 0o600); err != nil {
 		r.t.Fatal(err)
 	}
-	config := r.kubectl("create", "configmap", "waypoint-config", "-n", namespace, "--from-file="+dir+"/mesh.yaml", "--dry-run=client", "-o", "yaml")
+	config := r.kubectl("create", "configmap", name, "-n", namespace, "--from-file="+dir+"/mesh.yaml", "--dry-run=client", "-o", "yaml")
 	// Server-side: as an annotation it would be too long.
 	out, err := r.Kubectl(r.ctx, config, "apply", "--server-side", "-f", "-")
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	verb := "configured"
-	if all {
-		verb = "created"
-	}
-	// kubelet looks at a pod's ConfigMaps when something is new about the pod.
-	_, _ = r.Kubectl(r.ctx, "", "-n", namespace, "annotate", "pods", "-l", "gateway.networking.k8s.io/gateway-name=waypoint", "--overwrite", "e2e/configured="+fmt.Sprint(time.Now().UnixNano()))
-	return printed + strings.Replace(out, "serverside-applied", verb, 1)
+	return out
 }
