@@ -7,8 +7,6 @@ import (
 	"slices"
 	"sync"
 	"time"
-
-	"github.com/waystone-mesh/waystone/internal/mesh"
 )
 
 const (
@@ -59,9 +57,6 @@ type demand struct {
 func newDemands() demands {
 	return demands{&demandState{names: map[string]*demand{}, holds: answerHolds}, make(chan struct{}, 1)}
 }
-
-// AddressName returns the name by which Demand asks for what is at an address.
-func AddressName(a mesh.Address) string { return a.Network + "/" + a.IP.String() }
 
 // Demand asks for a workload or service that the store has not, by one of its
 // names: network/IP, namespace/hostname, or a workload's UID. It returns once the

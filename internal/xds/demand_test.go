@@ -4,12 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/netip"
 	"slices"
 	"testing"
 	"time"
-
-	"github.com/waystone-mesh/waystone/internal/mesh"
 )
 
 // asked starts a Demand and returns where its outcome comes.
@@ -34,7 +31,7 @@ func TestOnDemand(t *testing.T) {
 	s.ack(AddressType, nil, workload(t, "local", "1", "10.0.0.9"))
 	r.want("local")
 
-	name := AddressName(mesh.Address{Network: "", IP: netip.MustParseAddr("10.0.0.1")})
+	name := "/10.0.0.1"
 	one, two := r.asked(name), r.asked(name)
 	if q := s.request(); !slices.Equal(q.ResourceNamesSubscribe, []string{"/10.0.0.1"}) || q.ResponseNonce != "" || q.TypeUrl != AddressType {
 		t.Errorf("asked for %v", q)
