@@ -185,7 +185,7 @@ func (r *logRecord) fields(p []byte) {
 		if !ok || len(rest) < 2 || rest[0] != ':' {
 			return
 		}
-		name, value := string(key), rest[1:]
+		name, value := string(valid(key)), rest[1:]
 		n := valueEnd(value)
 		p, value = value[n:], value[:n]
 		switch {
