@@ -45,7 +45,7 @@ func get(ctx context.Context, from cluster.Pod, to string) (a answer) {
 func request(ctx context.Context, from cluster.Pod, to, method, path string) (a answer) {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	conn, err := from.Dial(ctx, "tcp", to)
+	conn, err := from.DialFresh(ctx, to)
 	if err != nil {
 		return answer{err: err}
 	}
@@ -138,9 +138,8 @@ func (r *rig) find(node string, since time.Time, limit time.Duration, texts ...s
 }
 
 // way asks from within a pod, and returns the answer and what the node tunnel has written
-// about the connection. Where the kernel has used the port before, for another
-// destination, redirection gives the connection another, and it is not found: then another
-// is tried.
+// about the connection. Where redirection has given the connection another port all the
+// same, it is not found: then another is tried.
 func (r *rig) way(from cluster.Pod, to string) (a answer, line string) {
 	r.t.Helper()
 	for range 5 {

@@ -181,7 +181,7 @@ func TestIstioctlReadsTheDump(t *testing.T) {
 	r := start(t)
 	r.apply(onlyClient)
 	r.apply("apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {name: mtls, namespace: shop}\nspec: {mtls: {mode: STRICT}}\n")
-	conn, err := r.client.Dial(r.ctx, "tcp", r.vip("shop", "echo-v2", 9000))
+	conn, err := r.client.DialFresh(r.ctx, r.vip("shop", "echo-v2", 9000))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -5,12 +5,15 @@ package cluster
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"net/netip"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 )
@@ -112,6 +115,26 @@ func (p Pod) Dial(ctx context.Context, network, address string) (conn net.Conn, 
 	return conn, e
 }
 
+// fresh counts the ports of DialFresh, which begins anywhere: another run may have been
+// just before.
+var (
+	start = rand.Uint32N(1 << 16)
+	fresh atomic.Uint32
+)
+
+// DialFresh is Dial from a port that nothing has used lately: none of those that the kernel
+// takes. Where a port is still known from a connection to somewhere else, redirection,
+// which is to one address, gives the connection another, and whoever it goes to sees that.
+func (p Pod) DialFresh(ctx context.Context, address string) (conn net.Conn, err error) {
+	const first, ports = 20000, 12000
+	d := net.Dialer{LocalAddr: &net.TCPAddr{Port: first + int((start+fresh.Add(1))%ports)}}
+	e := within(p.netns, func() error {
+		conn, err = d.DialContext(ctx, "tcp", address)
+		return err
+	})
+	return conn, e
+}
+
 // WithinNode calls f on a thread in the network namespace of a node.
 func (c *Cluster) WithinNode(node string, f func() error) error {
 	return within("/run/netns/"+namespace(node), f)
@@ -145,4 +168,9 @@ func within(file string, f func() error) error {
 		errs <- f()
 	}()
 	return <-errs
+}
+
+// Command returns a command of this machine that runs in a pod's network namespace.
+func (p Pod) Command(ctx context.Context, command ...string) *exec.Cmd {
+	return exec.CommandContext(ctx, "nsenter", append([]string{"--net=" + p.netns}, command...)...)
 }
