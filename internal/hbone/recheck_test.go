@@ -122,8 +122,8 @@ func TestRevokedBetweenHandshakeAndLoop(t *testing.T) {
 			}
 			srv, pool := NewServer(so), NewPool(po)
 			addr := netip.AddrPortFrom(itemIP, 15008)
-			served := make(chan error, 1)
-			go func() { served <- srv.Serve(n.Listen(addr)) }()
+			ln, served := n.Listen(addr), make(chan error, 1)
+			go func() { served <- srv.Serve(ln) }()
 			failed := make(chan error, 1)
 			on(po.Loop, func() {
 				pool.Open(Key{Self: web, Wants: items.String(), Addr: addr}, connectTo("sink"), newEnd(), func(_ *Tunnel, err error) { failed <- err })
