@@ -185,8 +185,19 @@ func (c *Client) noteLocked(err error) error {
 	return err
 }
 
-// run asks one question. Who asked is told before it is counted as answered, so
-// that Shutdown returns after them.
+// note counts a failure, for who is then told of it to find; but what nobody waits
+// for any more has not failed.
+func (c *Client) note(ctx context.Context, err error) {
+	if givenUp(ctx) {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	_ = c.noteLocked(err)
+}
+
+// run asks one question. Who asked is told before it is over, so that Shutdown
+// returns after them.
 func (c *Client) run(ctx context.Context, giveUp context.CancelCauseFunc, r *Request, answer func(Answer)) {
 	defer giveUp(nil)
 	timed, stop := context.WithTimeout(ctx, c.provider.Patience())
@@ -194,14 +205,11 @@ func (c *Client) run(ctx context.Context, giveUp context.CancelCauseFunc, r *Req
 	a, err := c.ask(timed, r)
 	if err != nil {
 		a = c.failed(err)
+		c.note(ctx, err)
 	}
-	given := givenUp(ctx)
 	answered(ctx, a, answer)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if err != nil && !given { // what nobody waited for has not failed
-		_ = c.noteLocked(err)
-	}
 	if c.status.Open--; c.status.Open == 0 && c.idle != nil {
 		close(c.idle)
 		c.idle = nil
