@@ -20,28 +20,24 @@ func TestCanaryWaypoint(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r.apply(strings.NewReplacer("waypoint-config", "canary-config", "name: waypoint", "name: canary",
-		"serviceAccountName: waypoint", "serviceAccountName: canary", "shop/waypoint", "shop/canary", "waypoint.shop.svc", "canary.shop.svc",
-		"image: waystone/waypoint", "image: "+mesh.Waypoint+"\n        imagePullPolicy: Never").Replace(string(text)))
-	r.finally("-n", "shop", "delete", "gateway/waypoint", "deployment/waypoint", "service/waypoint", "serviceaccount/waypoint", "configmap/waypoint-config", "--ignore-not-found")
 	label := func(labels ...string) {
 		t.Helper()
 		r.kubectl(append([]string{"-n", "shop", "label", "--overwrite", "service/echo-v2"}, labels...)...)
 	}
-	// Our waypoint takes what has its name in istio.io/use-waypoint, of the files that it has.
-	label("istio.io/use-waypoint=canary")
-	r.configure("shop", "canary-config")
-	r.finally("-n", "shop", "delete", "configmap/canary-config")
-	label("istio.io/use-waypoint=waypoint")
-	r.waypoint("shop", true)
+	r.apply(strings.NewReplacer("name: waypoint-config", "name: waypoint-config", "name: waypoint", "name: canary",
+		"serviceAccountName: waypoint", "serviceAccountName: canary", "shop/waypoint", "shop/canary", "waypoint.shop.svc", "canary.shop.svc",
+		"image: waystone/waypoint", "image: "+mesh.Waypoint+"\n        imagePullPolicy: Never").Replace(string(text)))
+	r.finally("-n", "shop", "delete", "gateway/waypoint", "deployment/waypoint", "service/waypoint", "serviceaccount/waypoint", "configmap/waypoint-config", "--ignore-not-found")
+	// Of the same files, each of the two takes what names it.
+	label("istio.io/use-waypoint=waypoint", "istio.io/use-waypoint-canary=canary")
 	r.finally("-n", "shop", "label", "service/echo-v2", "istio.io/use-waypoint-", "istio.io/use-waypoint-canary-")
 	r.finally("-n", "shop", "annotate", "service/echo-v2", "istio.io/use-waypoint-canary-weight-")
+	r.waypoint("shop", true)
 	at := map[string]string{}
 	for _, name := range []string{"waypoint", "canary"} {
 		at[name] = "dst.addr=" + net.JoinHostPort(r.pod("shop", "gateway.networking.k8s.io/gateway-name="+name).IP.String(), "15008") + " "
 	}
 	vip := r.vip("shop", "echo-v2", 80)
-	label("istio.io/use-waypoint-canary=canary")
 
 	// by says by which waypoint a connection goes.
 	by := func() (string, error) {

@@ -239,7 +239,7 @@ func (i *inbound) want() {
 func waypointsBefore(d *config.Destination) []*mesh.GatewayAddress {
 	switch {
 	case d.Service != nil:
-		return waypointsOf(d.Service)
+		return d.Service.Waypoints()
 	case d.Workload.Waypoint != nil:
 		return []*mesh.GatewayAddress{d.Workload.Waypoint}
 	}

@@ -38,23 +38,11 @@ func throughWaypoint(snap *config.Snapshot, w *mesh.Workload, port uint16, clien
 			continue
 		}
 		here := func(p mesh.Port) bool { return s.TargetPort(w, p.Service) == port }
-		if slices.ContainsFunc(s.Ports, here) && slices.ContainsFunc(waypointsOf(s), through) {
+		if slices.ContainsFunc(s.Ports, here) && slices.ContainsFunc(s.Waypoints(), through) {
 			return true
 		}
 	}
 	return !required
-}
-
-// waypointsOf returns all waypoints that a service may be reached by.
-func waypointsOf(s *mesh.Service) []*mesh.GatewayAddress {
-	var gws []*mesh.GatewayAddress
-	if s.Waypoint != nil {
-		gws = append(gws, s.Waypoint)
-	}
-	for k := range s.Canary {
-		gws = append(gws, &s.Canary[k].Waypoint)
-	}
-	return gws
 }
 
 // isOf reports whether id is the identity of a waypoint's pods: of those that are

@@ -25,6 +25,7 @@ func (r Ref) String() string { return r.Namespace + "/" + r.Name }
 type Service struct {
 	Kind, Namespace, Name string
 	Waypoint              Ref // that serves it
+	Canary                Ref // that serves a part of its connections
 	Ports                 []Port
 }
 
@@ -138,7 +139,7 @@ func (w *World) reach(o authz.Options, namespace string, selector map[string]str
 func (w *World) behind(g *Waypoint, r reach) {
 	r.waypoints[g] = true
 	for i := range w.Services {
-		if s := &w.Services[i]; s.Waypoint == (Ref{g.Namespace, g.Name}) {
+		if s, ref := &w.Services[i], (Ref{g.Namespace, g.Name}); s.Waypoint == ref || s.Canary == ref {
 			r.services[s] = true
 		}
 	}

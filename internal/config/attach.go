@@ -239,7 +239,5 @@ func (s *state) leadsHere(b *addressBook, g *mesh.GatewayAddress) bool {
 // serves reports whether a service is attached to us, by its waypoint or by a
 // share of its traffic.
 func (s *state) serves(b *addressBook, svc *mesh.Service) bool {
-	return s.leadsHere(b, svc.Waypoint) || slices.ContainsFunc(svc.Canary, func(c mesh.WeightedWaypoint) bool {
-		return s.leadsHere(b, &c.Waypoint)
-	})
+	return slices.ContainsFunc(svc.Waypoints(), func(g *mesh.GatewayAddress) bool { return s.leadsHere(b, g) })
 }

@@ -87,7 +87,7 @@ func (x *Index) workload(n *namespace, p *corev1.Pod) *mesh.Workload {
 		w.Tunnel = mesh.HBONE
 	}
 	if p.Labels[labelManaged] != managedByMesh {
-		w.Waypoint = x.attach(attachment{namespace: p.Namespace, labels: p.Labels, accounts: []string{w.ServiceAccount}, workload: true})
+		w.Waypoint = x.attach(attachment{namespace: p.Namespace, labels: p.Labels, accounts: []string{w.ServiceAccount}, workload: true}).address()
 	}
 	return w
 }
@@ -133,7 +133,7 @@ func (x *Index) policiesOf(p *corev1.Pod) []mesh.Key {
 // refuse. A policy without any takes effect by its namespace.
 func listed(p *policy) bool { return p.Selector != nil && p.Action != authz.Audit }
 
-// service joins a service with its waypoint.
+// service joins a service with its waypoint, or with two.
 func (x *Index) service(n *namespace, s *corev1.Service) *mesh.Service {
 	out := x.o.buildService(s)
 	if out == nil || n.ownService(s) {
@@ -145,7 +145,8 @@ func (x *Index) service(n *namespace, s *corev1.Service) *mesh.Service {
 			a.accounts = append(a.accounts, accountOf(p))
 		}
 	}
-	out.Waypoint = x.attach(a)
+	w := x.attach(a)
+	out.Waypoint, out.Canary = w.address(), x.canaryOf(s, w)
 	return out
 }
 

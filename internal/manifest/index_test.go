@@ -108,8 +108,8 @@ func (g *generator) object(t *testing.T) *Object {
 	var text string
 	switch g.IntN(13) {
 	case 0:
-		text = "apiVersion: v1\nkind: Namespace\nmetadata: {name: " + ns + ", labels: {" +
-			g.one("x: z", "istio.io/dataplane-mode: ambient", "istio.io/use-waypoint: w1", "istio.io/use-waypoint: w1, istio.io/use-waypoint-namespace: b, team: t") + "}}\n"
+		text = "apiVersion: v1\nkind: Namespace\nmetadata: {name: " + ns + ", annotations: {" + g.one("", "istio.io/use-waypoint-canary-weight: \"10\"") + "}, labels: {" +
+			g.one("x: z", "istio.io/dataplane-mode: ambient", "istio.io/use-waypoint: w1", "istio.io/use-waypoint: w1, istio.io/use-waypoint-namespace: b, team: t", "istio.io/use-waypoint: w1, istio.io/use-waypoint-canary: w2") + "}}\n"
 	case 1:
 		text = "apiVersion: v1\nkind: Node\nmetadata: {name: " + g.one("n1", "n2") + ", labels: {topology.kubernetes.io/region: " + g.one("r1", "r2") + "}}\n"
 	case 2, 3, 4:
@@ -118,7 +118,7 @@ func (g *generator) object(t *testing.T) *Object {
 			"spec: {nodeName: " + g.one("n1", "n2") + ", serviceAccountName: " + g.one("s1", "s2") + ", containers: [{name: c, ports: [{name: named, containerPort: " + g.one("1", "2") + "}]}]}\n" +
 			"status: {podIP: " + g.one("10.0.0.1", "10.0.0.2", `""`) + "}\n"
 	case 5:
-		text = "apiVersion: v1\nkind: Service\n" + meta(g.one("v1", "v2"), g.one("z: z", "istio.io/use-waypoint: w1", "istio.io/use-waypoint: none", "gateway.networking.k8s.io/gateway-name: w2, istio.io/use-waypoint: w1")) +
+		text = "apiVersion: v1\nkind: Service\n" + meta(g.one("v1", "v2"), g.one("z: z", "istio.io/use-waypoint: w1", "istio.io/use-waypoint: none", "istio.io/use-waypoint: w1, istio.io/use-waypoint-canary: w2, istio.io/use-waypoint-canary-namespace: b", "gateway.networking.k8s.io/gateway-name: w2, istio.io/use-waypoint: w1")) +
 			"spec: {type: " + g.one("ClusterIP", "ClusterIP", "ExternalName") + ", selector: {" + g.one("app: x", "app: w", "app: x, z: z", "gateway.networking.k8s.io/gateway-name: w1") + "}, ports: [{port: " + g.one("80", "81") + ", targetPort: " + g.one("named", "8080") + "}]}\n"
 	case 6:
 		text = "apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {name: " + g.one("w1", "w2") + ", namespace: " + ns + ", annotations: {" + g.one("", "istio.io/for-service-account: s1", "ambient.istio.io/waypoint-inbound-binding: PROXY/15088") + "}, labels: {" + g.one("", "istio.io/waypoint-for: all", "istio.io/waypoint-for: workload") + "}}\n" +

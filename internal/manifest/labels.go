@@ -11,6 +11,8 @@ const (
 	labelDataplane         = "istio.io/dataplane-mode"
 	labelUseWaypoint       = "istio.io/use-waypoint"
 	labelUseWaypointNS     = "istio.io/use-waypoint-namespace"
+	labelCanary            = "istio.io/use-waypoint-canary"
+	labelCanaryNS          = "istio.io/use-waypoint-canary-namespace"
 	labelWaypointFor       = "istio.io/waypoint-for"
 	labelManaged           = "gateway.istio.io/managed"
 	labelGatewayName       = "gateway.networking.k8s.io/gateway-name"
@@ -26,6 +28,7 @@ const (
 
 	annotationRedirection  = "ambient.istio.io/redirection"
 	annotationSidecar      = "sidecar.istio.io/status"
+	annotationCanaryWeight = "istio.io/use-waypoint-canary-weight"
 	annotationAccount      = "istio.io/for-service-account"
 	annotationDistribution = "networking.istio.io/traffic-distribution"
 	annotationDryRun       = "istio.io/dry-run"

@@ -187,6 +187,9 @@ func (x *Index) linkGateway(key mesh.Key, labels map[string]string, namespace st
 	if ref, ok := waypointRef(labels, namespace); ok && ref.Name != "" {
 		enter(x.users, ref, key, in)
 	}
+	if ref, ok := canaryRef(labels, namespace); ok {
+		enter(x.users, ref, key, in)
+	}
 }
 
 func enter[K comparable](m map[K]set, under K, key mesh.Key, in bool) {

@@ -46,7 +46,13 @@ func validLabels(m metav1.ObjectMeta) *fault {
 	return nil
 }
 
-func validateNamespace(n *corev1.Namespace) *fault { return validLabels(n.ObjectMeta) }
+func validateNamespace(n *corev1.Namespace) *fault {
+	if f := validLabels(n.ObjectMeta); f != nil {
+		return f
+	}
+	_, f := canaryShare(n.ObjectMeta)
+	return f
+}
 
 func validateNode(*corev1.Node) *fault { return nil }
 
@@ -75,6 +81,9 @@ func validatePod(p *corev1.Pod) *fault {
 }
 
 func validateService(s *corev1.Service) *fault {
+	if _, f := canaryShare(s.ObjectMeta); f != nil {
+		return f
+	}
 	for i, ip := range clusterIPs(s) {
 		if _, err := netip.ParseAddr(ip); err != nil && ip != corev1.ClusterIPNone {
 			return faultf("spec.clusterIPs["+strconv.Itoa(i)+"]", "%q is not an IP address", ip)

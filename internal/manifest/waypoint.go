@@ -149,14 +149,14 @@ type attachment struct {
 // says, the waypoint of its service account, what its namespace says. An object
 // that names a waypoint has that one or none: a waypoint that is not there must
 // not give way to one with other policies.
-func (x *Index) attach(a attachment) *mesh.GatewayAddress {
+func (x *Index) attach(a attachment) *waypoint {
 	ns := x.namespace(a.namespace)
 	if ref, ok := waypointRef(a.labels, a.namespace); ok {
 		return x.usable(ref, a)
 	}
 	for _, w := range ns.accountWaypoints() {
 		if slices.Contains(a.accounts, w.ServiceAccount) && w.takes(a.workload) && w.address() != nil {
-			return w.address()
+			return w
 		}
 	}
 	if ref, ok := waypointRef(ns.labels(), a.namespace); ok {
@@ -167,25 +167,28 @@ func (x *Index) attach(a attachment) *mesh.GatewayAddress {
 
 // waypointRef reads istio.io/use-waypoint. The zero key is "none".
 func waypointRef(labels map[string]string, namespace string) (ref mesh.Key, ok bool) {
-	name := labels[labelUseWaypoint]
+	return gatewayRef(labels[labelUseWaypoint], labels[labelUseWaypointNS], namespace)
+}
+
+// gatewayRef makes a reference of two labels: a name, or "none", and a namespace
+// that is not the object's own.
+func gatewayRef(name, namespace, own string) (ref mesh.Key, ok bool) {
 	switch name {
 	case "":
 		return mesh.Key{}, false
 	case "none":
 		return mesh.Key{}, true
 	}
-	if ns := labels[labelUseWaypointNS]; ns != "" {
-		namespace = ns
-	}
-	return mesh.Key{Kind: kindGateway, Namespace: namespace, Name: name}, true
+	return mesh.Key{Kind: kindGateway, Namespace: cmp.Or(namespace, own), Name: name}, true
 }
 
-func (x *Index) usable(ref mesh.Key, a attachment) *mesh.GatewayAddress {
+// usable returns the waypoint of that name, if it serves what is to be attached.
+func (x *Index) usable(ref mesh.Key, a attachment) *waypoint {
 	w := x.namespace(ref.Namespace).waypoints[ref.Name]
 	if w == nil || !w.takes(a.workload) || !allows(w.listener, w.Namespace, a.namespace, x.namespace(a.namespace).labels()) {
 		return nil
 	}
-	return w.address()
+	return w
 }
 
 // takes reports whether w takes traffic to workloads, or to services.

@@ -172,6 +172,18 @@ type Prefix struct {
 	Prefix  netip.Prefix
 }
 
+// Waypoints returns all waypoints that the service may be reached by.
+func (s *Service) Waypoints() []*GatewayAddress {
+	var out []*GatewayAddress
+	if s.Waypoint != nil {
+		out = append(out, s.Waypoint)
+	}
+	for i := range s.Canary {
+		out = append(out, &s.Canary[i].Waypoint)
+	}
+	return out
+}
+
 // A WeightedWaypoint is one of several waypoints that share a service's traffic.
 type WeightedWaypoint struct {
 	Waypoint GatewayAddress

@@ -47,7 +47,9 @@ func (m *Mesh) destination(r *Request) (*destination, error) {
 	if err != nil {
 		return nil, err
 	}
-	if r.Waypoint != (mesh.Key{}) {
+	if r.Waypoint == (mesh.Key{}) {
+		d.mentionCanary(m)
+	} else {
 		k := mesh.Key{Kind: "Gateway", Namespace: r.Waypoint.Namespace, Name: r.Waypoint.Name}
 		if d.gateway != k {
 			d.assume("the request goes through the waypoint %s/%s, as --waypoint says", k.Namespace, k.Name)
@@ -55,6 +57,20 @@ func (m *Mesh) destination(r *Request) (*destination, error) {
 		}
 	}
 	return d, nil
+}
+
+// mentionCanary says that there is another way to a service, of which the answer is
+// not about.
+func (d *destination) mentionCanary(m *Mesh) {
+	if d.service == nil {
+		return
+	}
+	for i := range d.service.Canary {
+		c := &d.service.Canary[i]
+		if k, ok := m.gatewayAt(&c.Waypoint); ok && k != d.gateway && c.Weight > 0 {
+			d.assume("the connection is not one of the %d %% that go through the waypoint %s/%s", c.Weight, k.Namespace, k.Name)
+		}
+	}
 }
 
 func (d *destination) assume(format string, args ...any) {

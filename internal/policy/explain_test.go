@@ -46,6 +46,20 @@ func pods(namespace string, list ...string) string {
 	return b.String()
 }
 
+// There are two ways to a service with a canary, with policies of their own.
+func TestExplainGoesByOneOfTwoWaypoints(t *testing.T) {
+	m := New(Options{}, withCanary(t))
+	r := Request{To: "Service/shop/cart:8080", From: "shop/storefront", Method: "POST"}
+	x := explain(t, m, r)
+	if !x.Allowed || !strings.Contains(x.String(), "not one of the 20 % that go through the waypoint shop/next") {
+		t.Errorf("got %s", x)
+	}
+	r.Waypoint = mesh.Key{Namespace: "shop", Name: "next"}
+	if x := explain(t, m, r); x.Allowed || x.Policy != "shop/no-writes" || strings.Contains(x.String(), "20 %") {
+		t.Errorf("got %s", x)
+	}
+}
+
 func TestExplainFollowsRoutes(t *testing.T) {
 	m := New(Options{}, manifests(`
 apiVersion: gateway.networking.k8s.io/v1

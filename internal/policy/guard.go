@@ -51,7 +51,7 @@ func (m *Mesh) behind(gateway mesh.Key) (out []*guarded) {
 	seen := map[*mesh.Workload]bool{}
 	for s := range v.Services() {
 		selector := m.selectors[mesh.Key{Kind: "Service", Namespace: s.Namespace, Name: s.Name}]
-		if !serves(s.Waypoint) || len(selector) == 0 {
+		if !slices.ContainsFunc(s.Waypoints(), serves) || len(selector) == 0 {
 			continue
 		}
 		g := &guarded{namespace: s.Namespace, name: s.Name, selector: selector}
@@ -81,7 +81,7 @@ func (m *Mesh) behind(gateway mesh.Key) (out []*guarded) {
 }
 
 // before returns all the waypoints that traffic to the pods of g comes from: other
-// Services may have others.
+// Services may have others, and one may have two.
 func (m *Mesh) before(v *view, g *guarded, gateway mesh.Key) []mesh.Key {
 	gateway.Kind = "Gateway"
 	out := []mesh.Key{gateway}
@@ -94,7 +94,9 @@ func (m *Mesh) before(v *view, g *guarded, gateway mesh.Key) []mesh.Key {
 		add(w.Waypoint)
 		for host := range w.Services {
 			if s := v.Service(host); s != nil {
-				add(s.Waypoint)
+				for _, a := range s.Waypoints() {
+					add(a)
+				}
 			}
 		}
 	}

@@ -76,6 +76,43 @@ spec: {serviceAccountName: job, containers: [{name: job}]}
 	}
 }
 
+// A part of a Service's connections comes by its canary.
+func TestGuardLetsInTheCanary(t *testing.T) {
+	files := withCanary(t)
+	for _, name := range []string{"waypoint", "next"} {
+		text, err := Guard(Options{}, files, mesh.Key{Namespace: "shop", Name: name})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, want := range []string{"cart-only-by-waypoint", "- cluster.local/ns/shop/sa/next\n", "- cluster.local/ns/shop/sa/waypoint\n"} {
+			if !strings.Contains(text, want) {
+				t.Errorf("%s: no %q in\n%s", name, want, text)
+			}
+		}
+	}
+}
+
+// withCanary is the shop with a canary for a fifth of the cart's connections, and a
+// policy there.
+func withCanary(t *testing.T) *Manifests {
+	return manifests(`
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: next, namespace: shop}
+spec: {gatewayClassName: istio-waypoint, addresses: [{value: 10.244.1.99}], listeners: [{name: mesh, port: 15008, protocol: HBONE}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: cart, namespace: shop, labels: {istio.io/use-waypoint: waypoint, istio.io/use-waypoint-canary: next}, annotations: {istio.io/use-waypoint-canary-weight: "20"}}
+spec: {clusterIP: 10.96.20.98, selector: {app: cart}, ports: [{name: http, port: 8080}, {name: tcp, port: 9000}]}
+---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: no-writes, namespace: shop}
+spec: {targetRefs: [{group: gateway.networking.k8s.io, kind: Gateway, name: next}], action: DENY, rules: [{to: [{operation: {methods: [POST]}}]}]}
+`).With(shop(t))
+}
+
 func TestGuardSaysWhatItCannotClose(t *testing.T) {
 	for _, tt := range []struct{ name, text, want string }{
 		{"another ALLOW", `

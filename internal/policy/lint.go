@@ -85,6 +85,11 @@ func (m *Mesh) world() *lint.World {
 		if s.Canonical {
 			svc.Kind = "Service"
 		}
+		for i := range s.Canary {
+			if k, ok := m.gatewayAt(&s.Canary[i].Waypoint); ok && (lint.Ref{Namespace: k.Namespace, Name: k.Name}) != svc.Waypoint {
+				svc.Canary = lint.Ref{Namespace: k.Namespace, Name: k.Name}
+			}
+		}
 		for _, p := range s.Ports {
 			port := lint.Port{Number: p.Service, Target: p.Target}
 			switch {
@@ -162,7 +167,7 @@ func (m *Mesh) waypointOf(v *view, w *mesh.Workload) lint.Ref {
 	slices.SortFunc(hosts, func(a, b mesh.Hostname) int { return cmp.Compare(a.String(), b.String()) })
 	for _, h := range hosts {
 		if s := v.Service(h); s != nil {
-			addresses = append(addresses, s.Waypoint)
+			addresses = append(addresses, s.Waypoints()...)
 		}
 	}
 	for _, a := range addresses {

@@ -49,6 +49,13 @@ spec: {targetRefs: [{kind: ServiceEntry, group: networking.istio.io, name: ext}]
 	}
 }
 
+// A waypoint serves what a part of the connections to comes by it.
+func TestLintKnowsCanaries(t *testing.T) {
+	if got := Findings(New(Options{}, withCanary(t)).Lint()); !strings.Contains(got, "port 9000 of Service shop/cart") {
+		t.Errorf("got\n%s", got)
+	}
+}
+
 // What a PeerAuthentication comes to is nobody's policy.
 func TestLintLeavesWhatIsGenerated(t *testing.T) {
 	m := New(Options{}, manifests(`

@@ -149,6 +149,12 @@ func fromAddress(a *dump.GatewayAddress) *mesh.GatewayAddress {
 
 func fromService(s *dump.Service, protocols map[string]mesh.AppProtocol, members map[string]map[mesh.Hostname]mesh.Membership) *mesh.Service {
 	out := &mesh.Service{Name: s.Name, Namespace: s.Namespace, Hostname: s.Hostname, SANs: s.SubjectAltNames, Waypoint: fromAddress(s.Waypoint)}
+	for i := range s.WeightedWaypoints {
+		w := &s.WeightedWaypoints[i]
+		if a := fromAddress(w.Destination); a != nil {
+			out.Canary = append(out.Canary, mesh.WeightedWaypoint{Waypoint: *a, Weight: w.Weight})
+		}
+	}
 	out.Canonical = strings.HasPrefix(s.Hostname, s.Name+"."+s.Namespace+".svc.")
 	for _, vip := range slices.Concat(s.VIPs, s.CIDRVIPs) {
 		network, text, _ := strings.Cut(vip, "/")
