@@ -24,6 +24,9 @@ func (r resolver) Dial(ctx context.Context, dst netip.AddrPort) (net.Conn, error
 func (in *inside) answer(p *pod, o dns.ServerOptions) error {
 	o.Client = func(*config.Snapshot, netip.Addr) *mesh.Workload { return p.about() }
 	o.Sockets = resolver{in.sockets}
+	if !p.z.options.InPod.AskOurs {
+		o.Asked = in.sockets.Redirected
+	}
 	addrs := []netip.AddrPort{netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), dnsPort)}
 	if !p.z.options.InPod.NoIPv6 {
 		addrs = append(addrs, netip.AddrPortFrom(netip.IPv6Loopback(), dnsPort))

@@ -75,6 +75,10 @@ func (p *podSockets) DialPacket(context.Context, netip.AddrPort) (net.Conn, erro
 	return nil, errors.ErrUnsupported
 }
 
+func (p *podSockets) Redirected(string, netip.AddrPort, netip.AddrPort) (netip.AddrPort, error) {
+	return netip.AddrPort{}, errors.ErrUnsupported
+}
+
 func (p *podSockets) Original(c net.Conn) (netip.AddrPort, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

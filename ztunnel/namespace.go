@@ -24,6 +24,10 @@ type Inside interface {
 	// Original returns where a connection that came to a listener was going
 	// before it was redirected there.
 	Original(c net.Conn) (netip.AddrPort, error)
+
+	// Redirected is Original of what a client sends to here, an address of ours, by
+	// "tcp" or "udp".
+	Redirected(network string, client, here netip.AddrPort) (netip.AddrPort, error)
 }
 
 // A namespace is the Inside of a real pod.
@@ -98,6 +102,10 @@ func (n *namespace) Original(c net.Conn) (netip.AddrPort, error) {
 		return netip.AddrPort{}, errors.New("ztunnel: the connection is not TCP")
 	}
 	return netns.OriginalDestination(t)
+}
+
+func (n *namespace) Redirected(network string, client, here netip.AddrPort) (netip.AddrPort, error) {
+	return n.netns.Redirected(network, client, here)
 }
 
 // notPermitted reports whether an error is about rights that we lack.

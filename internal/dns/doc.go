@@ -1,5 +1,6 @@
 // Package dns answers the questions of pods in DNS: for names of the mesh from
-// what is known of it, for all others with what the node's own resolvers say.
+// what is known of it, for all others with what the server says that was asked, or
+// the node's own.
 //
 //	question ─► Resolver.Answer ─► records                     the mesh's: pure, from a snapshot
 //	                  └──────────► forward ─► upstream servers   anybody else's: as it came

@@ -36,12 +36,12 @@ func FuzzQuestion(f *testing.F) {
 	}
 	f.Add([]byte("\x00\x01\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\xc0\x0c\x00\x01\x00\x01"), true, true)
 	f.Fuzz(func(t *testing.T, query []byte, known, tcp bool) {
-		from := netip.MustParseAddr("203.0.113.1")
+		from := netip.MustParseAddrPort("203.0.113.1:1")
 		if known {
-			from = netip.MustParseAddr("127.0.0.1")
+			from = netip.MustParseAddrPort("127.0.0.1:1")
 		}
 		sent := bytes.Clone(query)
-		x := s.ask(query, from, tcp)
+		x := s.ask(query, way{from: from, tcp: tcp})
 		switch {
 		case !bytes.Equal(query, sent):
 			t.Fatal("the question was written to")
@@ -101,7 +101,7 @@ func FuzzUpstream(f *testing.F) {
 // name, by the short one, and what is found to be no name of the mesh's.
 func BenchmarkAnswer(b *testing.B) {
 	s := offline(b, shop...)
-	from := netip.MustParseAddr("127.0.0.1")
+	from := way{from: netip.MustParseAddrPort("127.0.0.1:1")}
 	for _, name := range []string{"web.shop.svc.cluster.local.", "web.", "www.example.com."} {
 		query, err := new(dns.Msg).SetQuestion(name, dns.TypeA).Pack()
 		if err != nil {
@@ -110,7 +110,7 @@ func BenchmarkAnswer(b *testing.B) {
 		b.Run(name, func(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
-				s.ask(query, from, false)
+				s.ask(query, from)
 			}
 		})
 	}

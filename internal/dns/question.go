@@ -24,12 +24,26 @@ const (
 	ednsSize = 1232
 )
 
+// A way is how a question came: from whom, to which address of ours.
+type way struct {
+	from, at netip.AddrPort
+	tcp      bool
+}
+
+func (w way) client() netip.Addr { return w.from.Addr().Unmap() }
+
+func (w way) network() string {
+	if w.tcp {
+		return "tcp"
+	}
+	return "udp"
+}
+
 // An exchange is a question, and its answer as far as there is one.
 type exchange struct {
-	from    netip.Addr
+	way
 	query   []byte // as it came; set by who forwards it
 	msg     *dns.Msg
-	tcp     bool
 	limit   int    // how long the answer may be
 	reply   []byte // empty: none is owed
 	forward bool   // it is to be forwarded
@@ -39,8 +53,8 @@ type exchange struct {
 // ask reads a question and answers it, unless it is to be forwarded. What cannot
 // be read as a question is answered with no more than its own header, so that
 // nothing comes back that is longer than what was sent.
-func (s *Server) ask(query []byte, from netip.Addr, tcp bool) *exchange {
-	x := &exchange{from: from.Unmap(), tcp: tcp}
+func (s *Server) ask(query []byte, w way) *exchange {
+	x := &exchange{way: w}
 	if len(query) < headerSize || query[2]&0x80 != 0 {
 		return x // too short to answer, or an answer itself
 	}
@@ -57,7 +71,7 @@ func (s *Server) ask(query []byte, from netip.Addr, tcp bool) *exchange {
 		return x
 	}
 	x.msg, x.limit = m, 65535
-	if !tcp {
+	if !w.tcp {
 		x.limit = dns.MinMsgSize
 		if opt := m.IsEdns0(); opt != nil {
 			x.limit = min(max(int(opt.UDPSize()), dns.MinMsgSize), maxPacket)
@@ -80,7 +94,7 @@ func bare(query []byte, rcode int) []byte {
 func (s *Server) answer(x *exchange) {
 	q := x.msg.Question[0]
 	snap := s.options.Snapshot()
-	client := s.options.Client(snap, x.from)
+	client := s.options.Client(snap, x.client())
 	x.rec = telemetry.DNS{Source: client, Name: q.Name, Type: dns.TypeToString[q.Qtype], TCP: x.tcp}
 	switch opt := x.msg.IsEdns0(); {
 	case client == nil:
@@ -159,7 +173,7 @@ func (s *Server) overloaded(x *exchange) []byte {
 // the client.
 func (s *Server) forward(ctx context.Context, x *exchange) []byte {
 	start := time.Now()
-	reply, err := s.upstream.exchange(ctx, x.query, x.msg.Question[0], x.tcp)
+	reply, err := s.upstream.exchange(ctx, s.servers(x), x)
 	x.rec.Forwarded, x.rec.Upstream = true, time.Since(start)
 	if err != nil {
 		x.rec.Result, x.rec.Err = "forwarding failed", err
@@ -172,6 +186,19 @@ func (s *Server) forward(ctx context.Context, x *exchange) []byte {
 	}
 	s.options.Report(&x.rec)
 	return reply
+}
+
+// servers returns whom to ask what the mesh does not know: whom the client meant to
+// ask, if that is known. It asks the others that it has itself.
+func (s *Server) servers(x *exchange) []netip.AddrPort {
+	if s.options.Asked == nil {
+		return s.options.Upstream
+	}
+	server, err := s.options.Asked(x.network(), x.from, x.at)
+	if err != nil || server == x.at { // it asked us
+		return s.options.Upstream
+	}
+	return []netip.AddrPort{server}
 }
 
 // shorten cuts an answer that an upstream server made longer than the client

@@ -17,6 +17,7 @@ const maxQuery = 4096
 // answers itself; what is forwarded waits on a goroutine of its own, of which
 // there are few.
 func (s *Server) servePackets(c *net.UDPConn) {
+	at := c.LocalAddr().(*net.UDPAddr).AddrPort()
 	buf := make([]byte, maxQuery+1)
 	for {
 		n, from, err := c.ReadFromUDPAddrPort(buf)
@@ -26,18 +27,18 @@ func (s *Server) servePackets(c *net.UDPConn) {
 			}
 			return
 		}
-		x := s.ask(buf[:n], from.Addr(), false)
+		x := s.ask(buf[:n], way{from, at, false})
 		if !x.forward {
 			s.send(c, from, x.reply)
 			continue
 		}
-		if !s.forwarding.enter(x.from) {
+		if !s.forwarding.enter(x.client()) {
 			s.send(c, from, s.overloaded(x))
 			continue
 		}
 		x.query = append([]byte(nil), buf[:n]...)
 		s.serving.Go(func() {
-			defer s.forwarding.leave(x.from)
+			defer s.forwarding.leave(x.client())
 			s.send(c, from, s.forward(s.ctx, x))
 		})
 	}
@@ -64,23 +65,23 @@ func (s *Server) serveConnections(ln net.Listener) {
 			}
 			return
 		}
-		from := c.RemoteAddr().(*net.TCPAddr).AddrPort().Addr().Unmap()
-		if !s.connections.enter(from) {
+		w := way{c.RemoteAddr().(*net.TCPAddr).AddrPort(), c.LocalAddr().(*net.TCPAddr).AddrPort(), true}
+		if !s.connections.enter(w.client()) {
 			c.Close()
 			continue
 		}
 		s.serving.Go(func() {
-			defer s.connections.leave(from)
+			defer s.connections.leave(w.client())
 			defer c.Close()
 			defer context.AfterFunc(s.ctx, func() { c.Close() })()
-			s.serveConnection(c, from)
+			s.serveConnection(c, w)
 		})
 	}
 }
 
 // serveConnection answers the questions of a connection, one after the other
 // (RFC 7766, section 6.2.1.1, leaves the order to the server).
-func (s *Server) serveConnection(c net.Conn, from netip.Addr) {
+func (s *Server) serveConnection(c net.Conn, w way) {
 	var buf [maxQuery]byte
 	for {
 		if c.SetDeadline(time.Now().Add(s.options.Idle)) != nil {
@@ -90,12 +91,12 @@ func (s *Server) serveConnection(c net.Conn, from netip.Addr) {
 		if err != nil {
 			return
 		}
-		x := s.ask(query, from, true)
+		x := s.ask(query, w)
 		if x.forward {
-			if s.forwarding.enter(from) {
+			if s.forwarding.enter(w.client()) {
 				x.query = query
 				x.reply = s.forward(s.ctx, x)
-				s.forwarding.leave(from)
+				s.forwarding.leave(w.client())
 			} else {
 				x.reply = s.overloaded(x)
 			}

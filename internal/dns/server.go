@@ -34,6 +34,12 @@ type ServerOptions struct {
 	// answer; nil: the workload that has the address.
 	Client func(*config.Snapshot, netip.Addr) *mesh.Workload
 
+	// Asked returns which server a client meant to ask, where its questions are
+	// redirected here, network being "udp" or "tcp" and here the address that they
+	// came to. What is forwarded goes there, in place of Upstream. An error: it is
+	// not known. Nil: it never is.
+	Asked func(network string, client, here netip.AddrPort) (netip.AddrPort, error)
+
 	// Sockets makes the sockets of a Server; nil: package net does.
 	Sockets Sockets
 
@@ -97,7 +103,7 @@ type Server struct {
 func Listen(o ServerOptions, addrs ...netip.AddrPort) (_ *Server, err error) {
 	o.setDefaults()
 	s := &Server{
-		options: o, upstream: upstream{o.Upstream, o.Try, o.Patience, o.Sockets},
+		options: o, upstream: upstream{o.Try, o.Patience, o.Sockets},
 		forwarding: newLimiter(maxForwarding), connections: newLimiter(maxConnections),
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())

@@ -285,6 +285,48 @@ func TestWhatIsNoQuestionIsRefused(t *testing.T) {
 	}
 }
 
+// Where a question was redirected here, who was meant answers it; or whom we ask
+// ourselves, where that is not known, or it was us.
+func TestForwardsToWhomTheClientAsked(t *testing.T) {
+	ours, meant := serve(t), serve(t)
+	var asked atomic.Pointer[func(network string, client, here netip.AddrPort) (netip.AddrPort, error)]
+	o := ServerOptions{Upstream: []netip.AddrPort{ours.addr}, Asked: func(network string, client, here netip.AddrPort) (netip.AddrPort, error) {
+		return (*asked.Load())(network, client, here)
+	}}
+	r := begin(t, o, shop...)
+	at := r.Addrs()[0]
+	for _, row := range []struct {
+		name        string
+		server      netip.AddrPort
+		err         error
+		ours, meant int64
+	}{
+		{"another", meant.addr, nil, 0, 1},
+		{"not known", netip.AddrPort{}, errors.New("not tracked"), 1, 0},
+		{"us", at, nil, 1, 0},
+	} {
+		for _, network := range []string{"udp", "tcp"} {
+			f := func(n string, client, here netip.AddrPort) (netip.AddrPort, error) {
+				if n != network || client.Addr() != at.Addr() || client.Port() == 0 || here != at {
+					t.Errorf("%s over %s: asked about %s of %s to %s", row.name, network, n, client, here)
+				}
+				return row.server, row.err
+			}
+			asked.Store(&f)
+			was, wasMeant := ours.asked.Load(), meant.asked.Load()
+			if m := r.ask(t, network, "example.com.", dns.TypeA, 0); len(m.Answer) != 1 {
+				t.Errorf("%s over %s: got %v", row.name, network, m)
+			}
+			if a, b := ours.asked.Load()-was, meant.asked.Load()-wasMeant; a != row.ours || b != row.meant {
+				t.Errorf("%s over %s: ours was asked %d times, the one that was meant %d", row.name, network, a, b)
+			}
+			if m := r.ask(t, network, "web.", dns.TypeA, 0); len(m.Answer) != 1 || !m.Authoritative {
+				t.Errorf("%s over %s: of the mesh: got %v", row.name, network, m)
+			}
+		}
+	}
+}
+
 func TestUpstreamServersAreTriedInTurn(t *testing.T) {
 	silent, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
 	if err != nil {

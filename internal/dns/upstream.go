@@ -13,9 +13,8 @@ import (
 	"github.com/miekg/dns"
 )
 
-// An upstream is the servers that are asked what the mesh does not know.
+// An upstream is how servers are asked what the mesh does not know.
 type upstream struct {
-	servers       []netip.AddrPort
 	try, patience time.Duration
 	sockets       Sockets
 }
@@ -29,14 +28,14 @@ const rounds = 2
 //
 // Each question has a socket and an ID of its own, which nobody else can guess
 // (RFC 5452).
-func (u *upstream) exchange(ctx context.Context, query []byte, q dns.Question, tcp bool) ([]byte, error) {
+func (u *upstream) exchange(ctx context.Context, servers []netip.AddrPort, x *exchange) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, u.patience)
 	defer cancel()
 	var troubled []byte
 	var errs []error
 	for range rounds {
-		for _, server := range u.servers {
-			reply, err := u.ask(ctx, server, query, q, tcp)
+		for _, server := range servers {
+			reply, err := u.ask(ctx, server, x)
 			if err != nil {
 				errs = append(errs, fmt.Errorf("dns: ask %s: %w", server, err))
 				if ctx.Err() != nil {
@@ -44,7 +43,7 @@ func (u *upstream) exchange(ctx context.Context, query []byte, q dns.Question, t
 				}
 				continue
 			}
-			copy(reply, query[:2])
+			copy(reply, x.query[:2])
 			switch reply[3] & 0x0f {
 			case dns.RcodeServerFailure, dns.RcodeRefused, dns.RcodeNotImplemented:
 				troubled = reply
@@ -63,11 +62,11 @@ func (u *upstream) exchange(ctx context.Context, query []byte, q dns.Question, t
 }
 
 // ask asks one server.
-func (u *upstream) ask(ctx context.Context, server netip.AddrPort, query []byte, q dns.Question, tcp bool) ([]byte, error) {
+func (u *upstream) ask(ctx context.Context, server netip.AddrPort, x *exchange) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, u.try)
 	defer cancel()
 	dial := u.sockets.DialPacket
-	if tcp {
+	if x.tcp {
 		dial = u.sockets.Dial
 	}
 	c, err := dial(ctx, server)
@@ -81,14 +80,14 @@ func (u *upstream) ask(ctx context.Context, server netip.AddrPort, query []byte,
 			return nil, err
 		}
 	}
-	ours := append([]byte(nil), query...)
+	ours := append([]byte(nil), x.query...)
 	if _, err := rand.Read(ours[:2]); err != nil {
 		return nil, err
 	}
-	if tcp {
-		return overTCP(c, ours, q)
+	if x.tcp {
+		return overTCP(c, ours, x.msg.Question[0])
 	}
-	return overUDP(c, ours, q)
+	return overUDP(c, ours, x.msg.Question[0])
 }
 
 var errOther = errors.New("the answer is to another question")

@@ -35,5 +35,10 @@ func (n *Netns) control(_ netip.Addr, _ use, o SocketOptions) control {
 // OriginalDestination needs Linux.
 func OriginalDestination(*net.TCPConn) (netip.AddrPort, error) { return netip.AddrPort{}, errNotLinux }
 
+// Redirected needs Linux.
+func (n *Netns) Redirected(string, netip.AddrPort, netip.AddrPort) (netip.AddrPort, error) {
+	return netip.AddrPort{}, errNotLinux
+}
+
 // HandOver needs Linux.
 func HandOver(syscall.Conn) error { return errNotLinux }

@@ -20,18 +20,18 @@ import (
 	"github.com/waystone-mesh/waystone/ztunnel"
 )
 
-// clusterDNS is where applications ask: nobody is there.
+// clusterDNS is where applications ask. Nobody is there.
 var clusterDNS = netip.MustParseAddrPort("10.96.0.10:53")
 
 // ask asks as the pod's application.
-func ask(t *testing.T, from *nettest.Pod, network, name string, kind uint16) (*miekg.Msg, error) {
+func ask(t *testing.T, from *nettest.Pod, server netip.AddrPort, network, name string, kind uint16) (*miekg.Msg, error) {
 	t.Helper()
 	var nc net.Conn
 	var err error
 	if network == "udp" {
-		nc, err = from.Netns().DialPacket(t.Context(), clusterDNS, netns.SocketOptions{})
+		nc, err = from.Netns().DialPacket(t.Context(), server, netns.SocketOptions{})
 	} else {
-		nc, err = from.Open(t.Context(), clusterDNS)
+		nc, err = from.Open(t.Context(), server)
 	}
 	if err != nil {
 		return nil, err
@@ -45,9 +45,9 @@ func ask(t *testing.T, from *nettest.Pod, network, name string, kind uint16) (*m
 	return c.ReadMsg()
 }
 
-func wantAnswer(t *testing.T, from *nettest.Pod, network, name, want string) {
+func wantAnswer(t *testing.T, from *nettest.Pod, server netip.AddrPort, network, name, want string) {
 	t.Helper()
-	m, err := ask(t, from, network, name, miekg.TypeA)
+	m, err := ask(t, from, server, network, name, miekg.TypeA)
 	if err != nil {
 		t.Errorf("%s asks %s by %s: %v", from.Name, name, network, err)
 		return
@@ -64,10 +64,11 @@ func wantAnswer(t *testing.T, from *nettest.Pod, network, name, want string) {
 }
 
 // TestDNS answers what applications ask of a server that is not there: names of
-// the mesh ourselves, others by a server that we ask from the pod.
+// the mesh ourselves, others by a server of ours that we ask from the pod.
 func TestDNS(t *testing.T) {
 	o := nettest.Options{Capture: capture.Options{DNS: true}}
 	o.Ztunnel = func(z *ztunnel.Options) {
+		z.InPod.AskOurs = true
 		z.InPod.DNS = &dns.ServerOptions{
 			Resolver: dns.NewResolver(dns.ResolverOptions{Node: z.Node}), Snapshot: z.Store.Snapshot,
 			Upstream: []netip.AddrPort{netip.MustParseAddrPort("10.244.0.1:53")}, // the first pod's
@@ -78,14 +79,12 @@ func TestDNS(t *testing.T) {
 	web, items := m.Captured("node-a", "web"), m.Captured("node-b", "items")
 	vip := m.Service("items", 80).IP
 	echo(items)
-	asked := serveDNS(t, upstream)
+	asked := serveDNS(t, upstream, upstream.IP)
 	for _, network := range []string{"udp", "tcp"} {
-		wantAnswer(t, web, network, "items.default.svc.cluster.local.", vip.String())
-		wantAnswer(t, items, network, "items.default.svc.cluster.local.", vip.String())
-		wantAnswer(t, web, network, "example.org.", "192.0.2.7")
-		if got, want := <-asked, fmt.Sprintf("example.org. of %v", web.IP); got != want {
-			t.Errorf("upstream was asked %s, want %s", got, want)
-		}
+		wantAnswer(t, web, clusterDNS, network, "items.default.svc.cluster.local.", vip.String())
+		wantAnswer(t, items, clusterDNS, network, "items.default.svc.cluster.local.", vip.String())
+		wantAnswer(t, web, clusterDNS, network, "example.org.", "192.0.2.7")
+		wantAsked(t, asked, fmt.Sprintf("example.org. of %v", web.IP))
 	}
 	wantOpen(t, web, netip.AddrPortFrom(vip, 80)).Close()
 	if n := len(asked); n > 0 {
@@ -93,16 +92,62 @@ func TestDNS(t *testing.T) {
 	}
 }
 
-// serveDNS runs a server that says 192.0.2.7, and tells what it was asked.
-func serveDNS(t *testing.T, p *nettest.Pod) <-chan string {
+// TestDNSOfThePod forwards to the server that the pod has in its resolv.conf, which
+// nobody tells the node tunnel, by both families.
+func TestDNSOfThePod(t *testing.T) {
+	o := nettest.Options{Capture: capture.Options{DNS: true, IPv6: true}}
+	o.Ztunnel = func(z *ztunnel.Options) {
+		z.InPod.DNS = &dns.ServerOptions{
+			Resolver: dns.NewResolver(dns.ResolverOptions{Node: z.Node}), Snapshot: z.Store.Snapshot,
+			Upstream: []netip.AddrPort{clusterDNS}, // nobody is there
+		}
+	}
+	m := nettest.New(t, o)
+	one, two := m.Pod("node-b", "one"), m.Pod("node-a", "two")
+	web, items := m.Captured("node-a", "web"), m.Captured("node-b", "items")
+	for _, p := range []*nettest.Pod{web, items, one, two} {
+		m.Apply(dual(p))
+	}
+	vip := m.Service("items", 80).IP
+	askedOne, askedTwo := serveDNS(t, one, one.IP), serveDNS(t, two, two.IP6())
+	for _, network := range []string{"udp", "tcp"} {
+		wantAnswer(t, web, netip.AddrPortFrom(one.IP, 53), network, "items.default.svc.cluster.local.", vip.String())
+		wantAnswer(t, web, netip.AddrPortFrom(one.IP, 53), network, "example.org.", "192.0.2.7")
+		wantAsked(t, askedOne, fmt.Sprintf("example.org. of %v", web.IP))
+		wantAnswer(t, web, netip.AddrPortFrom(two.IP6(), 53), network, "example.net.", "192.0.2.7")
+		wantAsked(t, askedTwo, fmt.Sprintf("example.net. of %v", web.IP6()))
+	}
+	if n := len(askedOne) + len(askedTwo); n > 0 {
+		t.Errorf("the servers were asked %d times more", n)
+	}
+}
+
+// wantAsked checks what a server was asked, by who has its answer.
+func wantAsked(t *testing.T, asked <-chan string, want string) {
+	t.Helper()
+	select {
+	case got := <-asked:
+		if got != want {
+			t.Errorf("the server was asked %s, want %s", got, want)
+		}
+	default:
+		t.Errorf("the server was not asked %s", want)
+	}
+}
+
+// serveDNS runs a server in a pod that says 192.0.2.7, and tells what it was asked.
+func serveDNS(t *testing.T, p *nettest.Pod, ip netip.Addr) <-chan string {
 	t.Helper()
 	asked := make(chan string, 100)
-	at := netip.AddrPortFrom(p.IP, 53)
+	at := netip.AddrPortFrom(ip, 53)
 	udp, err := p.Netns().ListenPacket(at, netns.SocketOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	tcp := p.Listen(53)
+	tcp, err := p.Netns().Listen(at, netns.SocketOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
 	answer := miekg.HandlerFunc(func(w miekg.ResponseWriter, q *miekg.Msg) {
 		host, _, _ := net.SplitHostPort(w.RemoteAddr().String())
 		asked <- q.Question[0].Name + " of " + host

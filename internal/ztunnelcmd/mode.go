@@ -97,7 +97,7 @@ func (o *options) inPod(p *program.Process) (*ztunnel.InPod, error) {
 	if err := o.capable(); err != nil {
 		return nil, fmt.Errorf("flag --proxy-mode %s: %w", m.mode, err)
 	}
-	in := &ztunnel.InPod{Mark: m.mark, NoMark: !o.marked(), OnlyOne: !m.portReuse, NoIPv6: !o.dns.ipv6, AnyNode: m.mode == dedicated, Ready: o.readiness(p)}
+	in := &ztunnel.InPod{Mark: m.mark, NoMark: !o.marked(), OnlyOne: !m.portReuse, NoIPv6: !o.dns.ipv6, AnyNode: m.mode == dedicated, AskOurs: len(o.dns.upstream) > 0, Ready: o.readiness(p)}
 	in.KeepAlive, in.UserTimeout = o.keepAlive.config()
 	if o.dns.inPods(o) {
 		d, err := o.resolver(p)
