@@ -118,6 +118,7 @@ func (t *Telemetry) register(o Options) error {
 			list = append(list, dropped("program", w.Dropped, w.Failed)...)
 		}
 	}
+	list = append(list, t.revoked.families()...)
 	if o.Program == Ztunnel {
 		list = append(list, t.tunnelFamilies()...)
 	}
@@ -140,7 +141,6 @@ func (t *Telemetry) tunnelFamilies() []prometheus.Collector {
 		list = append(list, gaugeWith("istio_tcp_sockets_open", "Connections open: of a destination, tunnels, of which some share a socket.",
 			prometheus.Labels{"reporter": r.String()}, func() float64 { return float64(open.Load()) }))
 	}
-	list = append(list, t.revoked.families()...)
 	return append(list, t.questions, t.lookups,
 		gauge("workload_manager_active_proxy_count", "Workloads that are served.",
 			func() float64 { return float64(t.active.Load()) }),

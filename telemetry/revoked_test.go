@@ -1,13 +1,18 @@
 package telemetry
 
-import "testing"
+import (
+	"errors"
+	"log/slog"
+	"testing"
+)
 
 func TestRevocationsAreCounted(t *testing.T) {
 	r := newRig(t, Options{Program: Ztunnel})
 	r.CertRejected(BySource)
 	r.CertRejected(ByDestination)
-	r.CertRejected(ByDestination)
-	r.CertUntracked(BySource)
+	log := slog.New(slog.DiscardHandler)
+	r.Revoked(log, ByDestination, errors.New("revoked"), true)
+	r.Revoked(log, BySource, errors.New("unproven"), false)
 	for _, test := range []struct{ name, reporter, want string }{
 		{"istio_crl_policy_rejections_total", "source", "1"},
 		{"istio_crl_policy_rejections_total", "destination", "2"},

@@ -106,10 +106,12 @@ func New(o Options) (*Waypoint, error) {
 		Connect:    func(in *hbone.Incoming) { w.workers[in.Loop].terminate(in) },
 		Events: hbone.Events{HandshakeFailed: func(remote netip.AddrPort, err error) {
 			o.Telemetry.HandshakeFailed()
+			w.countRevoked(telemetry.ByDestination, err)
 			o.Log.Warn("handshake failed", "peer", remote.String(), "error", err)
 		}},
 	})
 	o.Store.OnPublish(w.published)
+	w.followRevocations()
 	return w, nil
 }
 

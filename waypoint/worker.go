@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"math/rand/v2"
+	"net/netip"
 	"time"
 
 	"github.com/waystone-mesh/waystone/authz"
@@ -15,6 +16,7 @@ import (
 	"github.com/waystone-mesh/waystone/internal/inner"
 	"github.com/waystone-mesh/waystone/internal/l7"
 	"github.com/waystone-mesh/waystone/internal/loop"
+	"github.com/waystone-mesh/waystone/telemetry"
 )
 
 // A worker is what one loop owns. Nothing in it is shared, so nothing in it is
@@ -77,6 +79,7 @@ func newWorker(w *Waypoint, l *loop.Loop) *worker {
 	k.pool = hbone.NewPool(hbone.PoolOptions{
 		Loop: l, Identity: w.options.Identity, Dial: w.options.Dial, H2: w.options.HBONE,
 		IdleRelease: w.options.PoolIdle, MaxStreams: w.options.PoolStreams, ConnectTimeout: w.options.ConnectTimeout,
+		Events: hbone.Events{HandshakeFailed: func(_ netip.AddrPort, err error) { w.countRevoked(telemetry.BySource, err) }},
 	})
 	k.timer.F = k.tick
 	l.Do(func() { l.After(&k.timer, time.Second) })

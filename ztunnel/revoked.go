@@ -53,20 +53,7 @@ func (f *far) recheck(trusted func(*tls.ConnectionState) error) {
 // trusted returns what tells why a connection is to be cut.
 func (z *Ztunnel) trusted(by telemetry.Reporter) func(*tls.ConnectionState) error {
 	o := &z.options
-	return func(state *tls.ConnectionState) error {
-		err := identity.CheckRevoked(o.Identity, state)
-		if err == nil {
-			return nil
-		}
-		if _, ok := errors.AsType[*identity.RevokedError](err); ok {
-			o.Telemetry.CertRejected(by)
-			o.Log.Info("a connection is cut", "reporter", by.String(), "error", err)
-			return err
-		}
-		o.Telemetry.CertUntracked(by)
-		o.Log.Warn("a connection is left alone", "reporter", by.String(), "error", err)
-		return nil
-	}
+	return hbone.Revoked(o.Identity, func(err error, cut bool) { o.Telemetry.Revoked(o.Log, by, err, cut) })
 }
 
 // countRevoked counts a handshake that failed because the peer's certificate is

@@ -33,6 +33,23 @@ func (c *conn) recheck(f func(*tls.ConnectionState) error) {
 	}
 }
 
+// Revoked returns what tells Recheck of peers whose certificates are revoked by the
+// lists of src. told is told of each connection that is to be cut, and of each that is
+// not, because who has revoked its certificate is not known to be its issuer.
+func Revoked(src identity.Source, told func(err error, cut bool)) func(*tls.ConnectionState) error {
+	return func(state *tls.ConnectionState) error {
+		err := identity.CheckRevoked(src, state)
+		if err == nil {
+			return nil
+		}
+		_, cut := errors.AsType[*identity.RevokedError](err)
+		if told(err, cut); !cut {
+			return nil
+		}
+		return err
+	}
+}
+
 // distrusted looks at a connection that a loop is about to take over, and cuts it
 // when its peer's certificate has been revoked since the handshake: Recheck could
 // not know of it yet.

@@ -69,7 +69,7 @@ func (o *Options) Define(set *pflag.FlagSet, p telemetry.Program) {
 	flags.Define(set, &o.Revision, "revision", "NAME", "", flags.Text, "of the control plane whose MeshConfig is ours: that of the ConfigMap istio-NAME", "REVISION")
 	flags.Define(set, &o.Identity, "identity", "SOURCE", "", parseIdentity, "where certificates come from: "+identity.Forms, "CA_ADDRESS")
 	o.Istiod.define(set, p)
-	o.Security.define(set, p)
+	o.Security.define(set)
 
 	flags.Define(set, &o.TrustDomain, "trust-domain", "NAME", defaultTrustDomain, flags.Text, "our trust domain, for which MeshConfig is read at start only", "TRUST_DOMAIN")
 	flags.Define(set, &o.Aliases, "trust-domain-alias", "NAMES", "", flags.List, "further trust domains that mean ours, separated by commas")
