@@ -5,6 +5,7 @@ go 1.26.0
 replace github.com/waystone-mesh/waystone => ../
 
 require (
+	github.com/miekg/dns v1.1.73
 	github.com/waystone-mesh/waystone v0.0.0-00010101000000-000000000000
 	go.yaml.in/yaml/v3 v3.0.5
 	golang.org/x/sys v0.49.0

@@ -167,8 +167,7 @@ func TestDeletedPodsAreSeenAtOnce(t *testing.T) {
 	}
 	r.pod("shop", "app=echo,version=v2")
 	time.Sleep(time.Second)
-	// Between a pod's end and the news of it, connections are lost without a mesh, too: the
-	// program stops listening. The figures say how many.
+	// The program listens for half a second more, within which everybody has heard.
 	sent, failed := l.end()
 	t.Logf("%s: %d requests, %d failed: %s", l.name, sent, len(failed), strings.Join(failed[:min(3, len(failed))], "; "))
 	if len(failed) > 0 {

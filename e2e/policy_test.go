@@ -9,7 +9,6 @@ import (
 	"net"
 	"net/http"
 	"slices"
-	"strings"
 	"testing"
 	"time"
 
@@ -142,31 +141,5 @@ func TestPolicyEditsAreSwift(t *testing.T) {
 	t.Logf("policy edit to enforcement, of %d edits: p50 %s, p90 %s, p99 %s, max %s", edits, took[edits/2], took[edits*9/10], p99, took[edits-1])
 	if p99 > 300*time.Millisecond {
 		t.Errorf("p99 is %s, want at most 300ms", p99)
-	}
-}
-
-// Names of ServiceEntries are answered by the node tunnel: CoreDNS does not know them.
-func TestServiceEntryNamesResolve(t *testing.T) {
-	r := start(t)
-	outside := r.outside()
-	r.apply(`apiVersion: networking.istio.io/v1
-kind: ServiceEntry
-metadata: {name: book, namespace: shop}
-spec:
-  hosts: [books.example.com]
-  location: MESH_EXTERNAL
-  resolution: STATIC
-  endpoints: [{address: ` + outside + `}]
-  ports: [{number: 80, name: http, protocol: HTTP, targetPort: 8081}]
-`)
-	r.eventually("books.example.com", 10*time.Second, func() error {
-		out, err := r.Kubectl(r.ctx, "", "-n", "shop", "exec", "deploy/client", "--", "curl", "-s", "http://books.example.com/")
-		if err == nil && !strings.Contains(out, "pod: outside") {
-			err = fmt.Errorf("%q", out)
-		}
-		return err
-	})
-	if out, err := r.Kubectl(r.ctx, "", "-n", "plain", "exec", "deploy/client", "--", "curl", "-s", "http://books.example.com/"); err == nil {
-		t.Errorf("outside the mesh the name is known, too: %q", out)
 	}
 }

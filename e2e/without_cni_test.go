@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -91,7 +92,73 @@ func TestEnrollTakesThePlaceOfIstioCNI(t *testing.T) {
 			return nil
 		})
 	})
+	t.Run("unenroll", func(t *testing.T) {
+		r.t = t
+		r.kubectl("label", "namespace/plain", "istio.io/dataplane-mode=ambient")
+		r.redirected(r.plain, "enabled")
+		r.redirected(r.plainEcho, "enabled")
+		// A node tunnel that ends leaves its rules to the next. Here there is none.
+		r.kubectl("-n", "istio-system", "patch", "daemonset", "ztunnel", "-p", `{"spec":{"template":{"spec":{"nodeSelector":{"no":"node"}}}}}`)
+		r.kubectl("-n", "istio-system", "wait", "--for=delete", "pods", "-l", "app=ztunnel", "--timeout=60s")
+		for _, p := range []cluster.Pod{r.plain, r.plainEcho} {
+			if rules := r.rules(p); !strings.Contains(rules, table) {
+				t.Errorf("pod %s has no rules any more: %s", p.Name, rules)
+			}
+		}
+		r.unenroll()
+		for _, p := range []cluster.Pod{r.plain, r.plainEcho} {
+			r.redirected(p, "")
+			if rules := r.rules(p); rules != before[p.Name] {
+				t.Errorf("pod %s is let go, and has\n%s, want\n%s", p.Name, rules, before[p.Name])
+			}
+		}
+		if a := get(r.ctx, r.plain, net.JoinHostPort(r.plainEcho.IP.String(), "8080")); a.err != nil || a.status != 200 {
+			t.Errorf("without a node tunnel: %s", a)
+		}
+	})
 	r.t = t
+}
+
+// unenroll runs ztunnel unenroll once on every node, as the node tunnel's pods run.
+func (r *rig) unenroll() {
+	r.t.Helper()
+	const pods = "/api/v1/namespaces/istio-system/pods/"
+	var set struct {
+		Spec struct {
+			Template struct {
+				Spec map[string]any `json:"spec"`
+			} `json:"template"`
+		} `json:"spec"`
+	}
+	if err := r.Get(r.ctx, "/apis/apps/v1/namespaces/istio-system/daemonsets/ztunnel", &set); err != nil {
+		r.t.Fatal(err)
+	}
+	spec := set.Spec.Template.Spec
+	delete(spec, "nodeSelector")
+	spec["restartPolicy"] = "Never"
+	container := spec["containers"].([]any)[0].(map[string]any)
+	container["args"] = []string{"unenroll", "--from", "kubernetes"}
+	delete(container, "readinessProbe")
+	for _, node := range []string{"n1", "n2"} {
+		spec["nodeName"] = node
+		manifest, err := json.Marshal(map[string]any{
+			"apiVersion": "v1", "kind": "Pod", "spec": spec,
+			"metadata": map[string]any{"name": "unenroll-" + node, "namespace": "istio-system"},
+		})
+		if err != nil {
+			r.t.Fatal(err)
+		}
+		r.apply(string(manifest))
+		r.eventually("unenroll on "+node, time.Minute, func() error {
+			var pod struct{ Status struct{ Phase string } }
+			err := r.Get(r.ctx, pods+"unenroll-"+node, &pod)
+			if err == nil && pod.Status.Phase != "Succeeded" {
+				err = fmt.Errorf("it is %s", pod.Status.Phase)
+			}
+			return err
+		})
+		r.t.Logf("on %s: %s", node, strings.ReplaceAll(r.kubectl("-n", "istio-system", "logs", "unenroll-"+node), "\n", "; "))
+	}
 }
 
 // rules says what there is in a pod's network namespace that redirects.
@@ -137,6 +204,7 @@ func (r *rig) withoutCNI() {
 	for _, field := range []string{"uid", "resourceVersion", "generation", "creationTimestamp", "managedFields"} {
 		delete(about, field)
 	}
+	revision := r.revision("daemonset/ztunnel")
 	manifest, err := json.Marshal(agent)
 	if err != nil {
 		t.Fatal(err)
@@ -149,7 +217,7 @@ func (r *rig) withoutCNI() {
 			t.Fatal(err)
 		}
 		// Without istio-cni, whoever waits for its pods does not get ready.
-		r.kubectl("-n", system, "rollout", "undo", "daemonset/ztunnel")
+		r.kubectl("-n", system, "rollout", "undo", "daemonset/ztunnel", "--to-revision="+revision)
 		for _, what := range []string{"istio-cni-node", "ztunnel"} {
 			r.kubectl("-n", system, "rollout", "status", "daemonset/"+what, "--timeout=90s")
 		}
@@ -167,4 +235,15 @@ func (r *rig) withoutCNI() {
 	r.kubectl("apply", "-f", "../deploy/enroll.yaml")
 	r.kubectl("-n", system, "patch", "daemonset", "ztunnel", "--patch-file", "../deploy/enroll-daemonset.yaml")
 	r.kubectl("-n", system, "rollout", "status", "daemonset/ztunnel", "--timeout=90s")
+}
+
+// revision returns the number of what is rolled out.
+func (r *rig) revision(what string) string {
+	r.t.Helper()
+	words := strings.Fields(r.kubectl("-n", "istio-system", "rollout", "history", what)) // ... NUMBER CHANGE-CAUSE
+	number := words[len(words)-2]
+	if _, err := strconv.Atoi(number); err != nil {
+		r.t.Fatalf("no revision of %s in %q", what, words)
+	}
+	return number
 }

@@ -51,7 +51,12 @@ func main() {
 	}
 }
 
-// serve answers until ctx is done, and finishes what it has begun.
+// lameDuck is how long a program that is told to end still takes connections: of who
+// has not heard of it. Those that a listener has and does not accept are lost, with a
+// mesh and without one.
+const lameDuck = 500 * time.Millisecond
+
+// serve answers until ctx is done, and for lameDuck, and finishes what it has begun.
 func serve(ctx context.Context, address string, h http.Handler) error {
 	ln, err := net.Listen("tcp", address)
 	if err != nil {
@@ -65,6 +70,7 @@ func serve(ctx context.Context, address string, h http.Handler) error {
 		return err
 	case <-ctx.Done():
 	}
+	time.Sleep(lameDuck)
 	limit, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 	defer cancel()
 	return s.Shutdown(limit)
