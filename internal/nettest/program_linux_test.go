@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/waystone-mesh/waystone/internal/capture"
+	"github.com/waystone-mesh/waystone/internal/netns"
 	"github.com/waystone-mesh/waystone/internal/nettest"
 )
 
@@ -132,13 +133,26 @@ func (p *programs) tell(objects ...string) {
 // start starts a node tunnel and waits until it serves the node's pods.
 func (p *programs) start(node string) *tunnel {
 	p.t.Helper()
-	at := p.m.Space()
+	run := p.run(p.m.Space(), node, "NODE_NAME="+node, "INPOD_ENABLED=true", "INPOD_UDS="+p.m.Socket(node), "POD_NAME=ztunnel", "POD_NAMESPACE=istio-system")
+	p.m.Greeted(node)
+	return run
+}
+
+// dedicate starts a node tunnel for one pod, in the pod's network namespace, and waits
+// until it serves.
+func (p *programs) dedicate(pod *nettest.Pod) *tunnel {
+	p.t.Helper()
+	run := p.run(pod.Netns(), pod.Name, "NODE_NAME="+pod.Node(), "PROXY_MODE=dedicated", "PROXY_WORKLOAD_INFO="+pod.Namespace+"/"+pod.Name+"/"+pod.ID().ServiceAccount, "PACKET_MARK=1337")
+	p.m.Until(pod.Name+" is served", func() bool { return strings.Contains(run.text(), "pod is known") })
+	return run
+}
+
+// run starts a process in a network namespace, with variables as Istio has them.
+func (p *programs) run(at *netns.Netns, name string, env ...string) *tunnel {
+	p.t.Helper()
 	run := &tunnel{t: p.t}
 	run.cmd = exec.Command(p.binary, "proxy", "ztunnel", "--config", p.config, "--identity", "self:"+p.ca)
-	run.cmd.Env = []string{
-		"NODE_NAME=" + node, "INPOD_ENABLED=true", "INPOD_UDS=" + p.m.Socket(node), "LOG_FORMAT=json", "ISTIO_META_DNS_CAPTURE=false",
-		"TERMINATION_GRACE_PERIOD_SECONDS=4s", "POD_NAME=ztunnel", "POD_NAMESPACE=istio-system",
-	}
+	run.cmd.Env = append(env, "LOG_FORMAT=json", "ISTIO_META_DNS_CAPTURE=false", "TERMINATION_GRACE_PERIOD_SECONDS=4s")
 	run.cmd.Stdout, run.cmd.Stderr = run, run
 	if err := at.Do(run.cmd.Start); err != nil {
 		p.t.Fatal(err)
@@ -147,12 +161,41 @@ func (p *programs) start(node string) *tunnel {
 		_ = run.cmd.Process.Kill() // if it has not gone
 		_ = run.cmd.Wait()
 		if p.t.Failed() {
-			p.t.Logf("%s:\n%s", node, run.text())
+			p.t.Logf("%s:\n%s", name, run.text())
 		}
 	})
-	p.m.Greeted(node)
 	return run
 }
+
+// TestDedicated has each pod served by a process of its own, beside it in its network
+// namespace.
+func TestDedicated(t *testing.T) {
+	m := nettest.New(t, nettest.Options{External: true, Capture: capture.Options{IPv6: true}})
+	p := newPrograms(t, m)
+	web, items, other := m.Pod("node-a", "web"), m.Pod("node-b", "items"), m.Pod("node-b", "other")
+	plain := m.Pod("node-a", "plain")
+	p.tell(dual(web), dual(items), dual(other), onlyWeb)
+	for _, pod := range []*nettest.Pod{web, items, other} {
+		pod.Redirect(m.Capture())
+		echo(pod)
+	}
+	p.dedicate(web)
+	to, last := p.dedicate(items), p.dedicate(other)
+	wantOpen(t, web, app(items)).Close()
+	wantRefused(t, other, app(items))
+	wantRefused(t, plain, app(items))
+	for _, want := range []string{`"src.identity":"spiffe://cluster.local/ns/default/sa/web"`, `"dst.identity":"spiffe://cluster.local/ns/default/sa/items"`} {
+		m.Until(want, func() bool { return strings.Contains(to.text(), want) })
+	}
+	last.end()
+}
+
+const onlyWeb = `
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: web, namespace: default}
+spec: {rules: [{from: [{source: {principals: [cluster.local/ns/default/sa/web]}}]}]}
+`
 
 // TestProgram runs processes: what two of them carry, an upgrade under load, and
 // that neither descriptors nor threads are left of pods that went.
@@ -160,13 +203,7 @@ func TestProgram(t *testing.T) {
 	m := nettest.New(t, nettest.Options{External: true, Capture: capture.Options{IPv6: true}})
 	p := newPrograms(t, m)
 	web, items, other := m.Pod("node-a", "web"), m.Pod("node-b", "items"), m.Pod("node-b", "other")
-	const policy = `
-apiVersion: security.istio.io/v1
-kind: AuthorizationPolicy
-metadata: {name: web, namespace: default}
-spec: {rules: [{from: [{source: {principals: [cluster.local/ns/default/sa/web]}}]}]}
-`
-	p.tell(dual(web), dual(items), dual(other), policy)
+	p.tell(dual(web), dual(items), dual(other), onlyWeb)
 	for _, pod := range []*nettest.Pod{web, items, other} {
 		pod.Capture()
 		echo(pod)
