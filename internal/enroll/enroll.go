@@ -285,7 +285,7 @@ func (e *Enroller) setNode() {
 		return
 	}
 	if err := e.o.Node.Set(e.addresses()); err != nil {
-		e.o.Log.Error("enroll: probes of the kubelet will be captured, and may fail", "err", err)
+		e.o.Log.Error("enroll: probes of the kubelet will be captured, and may fail", "error", err)
 	}
 }
 
@@ -294,7 +294,7 @@ func (e *Enroller) audit(now time.Time) {
 	e.audited = now
 	if e.o.Node != nil && e.synced {
 		if err := e.o.Node.Verify(); err != nil {
-			e.o.Log.Warn("enroll: rules of the node are put back", "err", err)
+			e.o.Log.Warn("enroll: rules of the node are put back", "error", err)
 			e.setNode()
 		}
 	}
@@ -303,7 +303,7 @@ func (e *Enroller) audit(now time.Time) {
 			continue
 		}
 		if err := e.intact(p); err != nil {
-			e.o.Log.Warn("enroll: a pod is looked at again", "pod", p.name(), "err", err)
+			e.o.Log.Warn("enroll: a pod is looked at again", "pod", p.name(), "error", err)
 			p.at = now
 			signal(e.wake)
 		}
@@ -346,7 +346,7 @@ func (e *Enroller) sweep() (done bool) {
 		}
 		if removed, err := removeAt(at, e.o.Rules); err != nil {
 			done = false
-			e.o.Log.Warn("enroll: removing the rules of an earlier process", "path", at.Path, "err", err)
+			e.o.Log.Warn("enroll: removing the rules of an earlier process", "path", at.Path, "error", err)
 		} else if removed {
 			e.o.Log.Info("enroll: rules of an earlier process are removed", "path", at.Path, "netns", at.ID)
 		}

@@ -64,7 +64,7 @@ func (e *Enroller) markAll(ctx context.Context) (done bool) {
 		if err == nil || ctx.Err() != nil {
 			continue
 		}
-		e.o.Log.Warn("enroll: a pod's annotation could not be set", "pod", m.pod.Namespace+"/"+m.pod.Name, "value", m.value, "err", err)
+		e.o.Log.Warn("enroll: a pod's annotation could not be set", "pod", m.pod.Namespace+"/"+m.pod.Name, "value", m.value, "error", err)
 		done = false
 		e.mu.Lock()
 		if _, newer := e.marks[uid]; !newer {

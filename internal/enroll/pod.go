@@ -78,7 +78,7 @@ func (e *Enroller) settle(p *entry, places map[string]Place, now time.Time) time
 	p.at = now.Add(p.delay)
 	if p.said != err.Error() {
 		p.said = err.Error()
-		e.o.Log.Warn("enroll: trying again", "pod", p.name(), "err", err)
+		e.o.Log.Warn("enroll: trying again", "pod", p.name(), "error", err)
 	}
 	return p.delay
 }
@@ -116,7 +116,7 @@ func (e *Enroller) capture(p *entry, places map[string]Place) error {
 	o, err := capture.ForPod(e.o.Capture, p.pod.Annotations)
 	if err != nil && p.wrong != err.Error() {
 		p.wrong = err.Error()
-		e.o.Log.Warn("enroll: an annotation is ignored", "pod", p.name(), "err", err)
+		e.o.Log.Warn("enroll: an annotation is ignored", "pod", p.name(), "error", err)
 	}
 	if !p.captured || !reflect.DeepEqual(p.options, o) {
 		if err := e.o.Rules.Apply(p.ns, o); err != nil {
@@ -184,7 +184,7 @@ func (e *Enroller) release(p *entry) error {
 		if err := e.o.Rules.Remove(p.ns); err != nil && !p.gone {
 			return err
 		} else if err != nil {
-			e.o.Log.Warn("enroll: rules of a pod that is gone", "pod", p.name(), "err", err)
+			e.o.Log.Warn("enroll: rules of a pod that is gone", "pod", p.name(), "error", err)
 		}
 	}
 	if p.captured {

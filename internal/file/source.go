@@ -190,7 +190,7 @@ func (s *Source) settleProblems(errs []*manifest.Error) []Problem {
 		at, old := since[*e]
 		if !old {
 			at = now
-			s.o.Logger.Error("config: refused", "err", e)
+			s.o.Logger.Error("config: refused", "error", e)
 		}
 		s.problems = append(s.problems, Problem{e, at})
 	}

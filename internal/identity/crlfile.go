@@ -101,7 +101,7 @@ func (r *Revocations) run(ctx context.Context, w *watch.Watch) {
 		w.Add([]string{filepath.Dir(r.path)})
 		err := r.load()
 		if err != nil && err.Error() != r.warned {
-			r.log.Error("identity: revocation lists that were read before stay in force", "path", r.path, "err", err)
+			r.log.Error("identity: revocation lists that were read before stay in force", "path", r.path, "error", err)
 		}
 		r.warned = ""
 		if err != nil {

@@ -307,7 +307,7 @@ func (s *Files) complain(path string, err error) error {
 	}
 	if s.warn[path] != err.Error() {
 		s.warn[path] = err.Error()
-		s.o.Log.Error("identity: what was read before stays in force", slog.String("path", path), slog.Any("err", err))
+		s.o.Log.Error("identity: what was read before stays in force", slog.String("path", path), slog.Any("error", err))
 	}
 	return err
 }

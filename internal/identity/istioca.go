@@ -189,7 +189,7 @@ func (k *kept) valid(now time.Time) bool { return k.now != nil && now.Before(k.n
 // it fresh until Forget.
 func (s *Istio) Prefetch(id ID) {
 	if err := issuable(id); err != nil {
-		s.o.Log.Error("identity: not asked for", "source", s.name, "id", id.String(), "err", err)
+		s.o.Log.Error("identity: not asked for", "source", s.name, "id", id.String(), "error", err)
 		return
 	}
 	s.mu.Lock()

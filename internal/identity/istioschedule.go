@@ -124,7 +124,7 @@ func (s *Istio) failedLocked(k *kept, err error, now time.Time) {
 	k.failures++
 	wait := retryAfter(k.failures)
 	k.due = now.Add(wait)
-	attrs := []any{"source", s.name, "id", k.id.String(), "err", err, "next", wait}
+	attrs := []any{"source", s.name, "id", k.id.String(), "error", err, "next", wait}
 	if k.valid(now) {
 		if end := k.now.cert.Leaf.NotAfter; k.due.After(end) {
 			k.due = end // when it is of use at last

@@ -91,7 +91,7 @@ func (s *SPIFFE) run(ctx context.Context) {
 	defer close(s.done)
 	err := s.client.WatchX509Context(ctx, spiffeWatcher{s})
 	if ctx.Err() == nil { // the agent says that asking again is of no use
-		s.o.Log.Error("identity: the Workload API gave up on us", "source", s.name, "err", err)
+		s.o.Log.Error("identity: the Workload API gave up on us", "source", s.name, "error", err)
 	}
 }
 
@@ -160,7 +160,7 @@ func (w spiffeWatcher) OnX509ContextUpdate(u *workloadapi.X509Context) {
 	for _, svid := range u.SVIDs {
 		id, err := FromSPIFFE(svid.ID)
 		if err != nil {
-			s.o.Log.Warn("identity: an SVID is not of use here", "source", s.name, "err", err)
+			s.o.Log.Warn("identity: an SVID is not of use here", "source", s.name, "error", err)
 			continue
 		}
 		if view.certs[id] != nil { // the first of its kind is the preferred one (SPIFFE Workload API, section 5.2.1)

@@ -81,7 +81,7 @@ func (f *follower) settle(ctx context.Context, doc document, err error) time.Dur
 		if wait == 0 {
 			return 0
 		}
-		log.Warn("jwks: not fetched", "err", err, "next", wait)
+		log.Warn("jwks: not fetched", "error", err, "next", wait)
 		if evicted {
 			log.Warn("jwks: the keys are too old to be relied on")
 		}

@@ -56,7 +56,7 @@ func Follow[T any, P object[T]](ctx context.Context, c *Client, r Resource[T], f
 				continue
 			}
 		} else if err != nil {
-			c.o.Log.Warn("kube: asking again", "path", r.path, "err", err)
+			c.o.Log.Warn("kube: asking again", "path", r.path, "error", err)
 		} else if w.heard {
 			continue
 		}

@@ -53,7 +53,7 @@ func New(o Options) *Watch {
 	w := &Watch{o: o, poll: time.NewTicker(o.Poll)}
 	fw, err := fsnotify.NewWatcher()
 	if err != nil {
-		o.Log.Warn(o.Name+": no notification of changes, polling", "every", o.Poll, "err", err)
+		o.Log.Warn(o.Name+": no notification of changes, polling", "every", o.Poll, "error", err)
 		return w
 	}
 	w.w, w.events, w.errs = fw, fw.Events, fw.Errors
@@ -73,7 +73,7 @@ func (w *Watch) Add(dirs []string) {
 	}
 	for _, dir := range dirs {
 		if err := w.w.Add(dir); err != nil {
-			w.o.Log.Debug(w.o.Name+": polling a directory", "path", dir, "every", w.o.Poll, "err", err)
+			w.o.Log.Debug(w.o.Name+": polling a directory", "path", dir, "every", w.o.Poll, "error", err)
 		}
 	}
 }

@@ -176,7 +176,7 @@ func (s *Source) take(st stream, store *config.Store, r *response) error {
 	if len(refused) > 0 {
 		count.nacks.Add(1)
 		answer.ErrorDetail = &status.Status{Code: int32(codes.InvalidArgument), Message: join(refused)}
-		s.o.Log.Error("xds: refused", "type", sub.url, "resources", len(refused), "err", answer.ErrorDetail.Message)
+		s.o.Log.Error("xds: refused", "type", sub.url, "resources", len(refused), "error", answer.ErrorDetail.Message)
 	}
 	return st.Send(answer)
 }

@@ -130,7 +130,7 @@ func jitter(d time.Duration) time.Duration {
 // trouble logs why a stream ended: once for as long as it is the same.
 func (s *Source) trouble(why Ending, err error, wait time.Duration) {
 	if why == Reconnect || why == Complete {
-		s.o.Log.Debug("xds: the stream ended", "reason", why.String(), "err", err, "next", wait)
+		s.o.Log.Debug("xds: the stream ended", "reason", why.String(), "error", err, "next", wait)
 		return
 	}
 	level := slog.LevelDebug
@@ -138,7 +138,7 @@ func (s *Source) trouble(why Ending, err error, wait time.Duration) {
 		s.said, level = said, slog.LevelWarn
 	}
 	s.o.Log.Log(context.Background(), level, "xds: no stream from istiod: what was known stays in force",
-		"address", s.o.Istiod.Address, "reason", why.String(), "err", err, "next", wait)
+		"address", s.o.Istiod.Address, "reason", why.String(), "error", err, "next", wait)
 }
 
 // An Ending is a reason for which a stream ended.
