@@ -28,17 +28,21 @@ import (
 //go:embed files
 var files embed.FS
 
-// The addresses of the cluster. Node n1 has 10.88.0.11 and the pods 10.244.1.0/24.
+// The addresses of the cluster, of both families. Node n1 has 10.88.0.11, fd88::11, and the
+// pods 10.244.1.0/24 and fd44:0:0:1::/64.
 const (
-	prefix   = "waystone" // of what the machine sees: namespaces, the veth, cgroups
-	control  = "10.88.0.1"
-	server   = "https://" + control + ":6443"
-	nodes    = "10.88.0.0/24"
-	pods     = "10.244.0.0/16"
-	services = "10.96.0.0/16"
-	apiVIP   = "10.96.0.1"
-	dnsVIP   = "10.96.0.10"
-	machine  = "10.88.255.1" // this machine's end of the veth; the other end is .2
+	prefix    = "waystone" // of what the machine sees: namespaces, the veth, cgroups
+	control   = "10.88.0.1"
+	server    = "https://" + control + ":6443"
+	nodes     = "10.88.0.0/24"
+	pods      = "10.244.0.0/16"
+	services  = "10.96.0.0/16"
+	control6  = "fd88::1"
+	pods6     = "fd44::/16"
+	services6 = "fd96::/112"
+	apiVIP    = "10.96.0.1"
+	dnsVIP    = "10.96.0.10"
+	machine   = "10.88.255.1" // this machine's end of the veth; the other end is .2
 
 	// Outside is an address that is neither a pod nor a Service: the machine's, which pods
 	// reach, under the name outside.test.
@@ -130,7 +134,7 @@ func (c *Cluster) link() error {
 
 // A nodeFile is what the templates in files are filled with.
 type nodeFile struct {
-	Name, Dir, PKI, DNS, Pods, NodePods, Pause, CoreDNS, Outside string
+	Name, Dir, PKI, DNS, Pods, NodePods, NodePods6, Pause, CoreDNS, Outside string
 }
 
 // file returns a file of the directory files, filled in.

@@ -33,7 +33,7 @@ func (c *Cluster) control(ctx context.Context) error {
 		"--service-account-issuer=https://kubernetes.default.svc.cluster.local",
 		"--service-account-key-file="+pki+"accounts.pub", "--service-account-signing-key-file="+pki+"accounts.key",
 		"--kubelet-client-certificate="+pki+"kubelet-client.crt", "--kubelet-client-key="+pki+"kubelet-client.key",
-		"--kubelet-preferred-address-types=InternalIP", "--service-cluster-ip-range="+services,
+		"--kubelet-preferred-address-types=InternalIP", "--service-cluster-ip-range="+services+","+services6,
 		"--enable-aggregator-routing=true", // webhooks: it has no kube-proxy, and asks endpoints itself
 		"--endpoint-reconciler-type=lease", "--profiling=false"); err != nil {
 		return err

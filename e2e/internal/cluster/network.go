@@ -11,8 +11,12 @@ import (
 // address returns the address of the node with an index.
 func address(node int) string { return fmt.Sprintf("10.88.0.%d", 11+node) }
 
+func address6(node int) string { return fmt.Sprintf("fd88::%d", 11+node) }
+
 // podsOf returns the addresses of a node's pods.
 func podsOf(node int) string { return fmt.Sprintf("10.244.%d.0/24", 1+node) }
+
+func podsOf6(node int) string { return fmt.Sprintf("fd44:0:0:%d::/64", 1+node) }
 
 // namespace returns the name in /run/netns of a node's network namespace; that of the
 // control plane is namespace("cp").
@@ -27,6 +31,7 @@ func (c *Cluster) network(ctx context.Context) error {
 		"-n " + cp + " link set lo up",
 		"-n " + cp + " link add br0 type bridge",
 		"-n " + cp + " addr add " + control + "/24 dev br0",
+		"-n " + cp + " addr add " + control6 + "/64 dev br0 nodad",
 		"-n " + cp + " link set br0 up",
 	}
 	for i, n := range Nodes {
@@ -37,15 +42,20 @@ func (c *Cluster) network(ctx context.Context) error {
 			"-n "+cp+" link add v-"+n+" type veth peer name eth0 netns "+ns,
 			"-n "+cp+" link set v-"+n+" master br0 up",
 			"-n "+ns+" addr add "+address(i)+"/24 dev eth0",
+			"-n "+ns+" addr add "+address6(i)+"/64 dev eth0 nodad",
 			"-n "+ns+" link set eth0 up",
 			"-n "+ns+" route add default via "+control,
+			"-n "+ns+" route add default via "+control6,
 			"-n "+cp+" route add "+podsOf(i)+" via "+address(i),
+			"-n "+cp+" route add "+podsOf6(i)+" via "+address6(i),
 		)
 	}
 	for i, n := range Nodes {
 		for j := range Nodes {
 			if i != j {
-				commands = append(commands, "-n "+namespace(n)+" route add "+podsOf(j)+" via "+address(j))
+				commands = append(commands,
+					"-n "+namespace(n)+" route add "+podsOf(j)+" via "+address(j),
+					"-n "+namespace(n)+" route add "+podsOf6(j)+" via "+address6(j))
 			}
 		}
 	}
@@ -67,7 +77,7 @@ func (c *Cluster) network(ctx context.Context) error {
 		}
 	}
 	for _, n := range append([]string{"cp"}, Nodes...) {
-		if err := run(ctx, "nsenter", "--net=/run/netns/"+namespace(n), "sh", "-c", "echo 1 > /proc/sys/net/ipv4/ip_forward"); err != nil {
+		if err := run(ctx, "nsenter", "--net=/run/netns/"+namespace(n), "sh", "-c", "echo 1 > /proc/sys/net/ipv4/ip_forward; echo 1 > /proc/sys/net/ipv6/conf/all/forwarding"); err != nil {
 			return err
 		}
 	}

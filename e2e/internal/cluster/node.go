@@ -139,7 +139,8 @@ func (c *Cluster) Init(node string) error {
 		return err
 	}
 	f := nodeFile{
-		Name: node, Dir: dir, PKI: c.path("pki"), DNS: dnsVIP, Pods: pods, NodePods: podsOf(index), Pause: Pause,
+		Name: node, Dir: dir, PKI: c.path("pki"), DNS: dnsVIP, Pods: pods + "," + pods6,
+		NodePods: podsOf(index), NodePods6: podsOf6(index), Pause: Pause,
 	}
 	write := map[string]string{
 		"containerd.toml":  filepath.Join(dir, "containerd.toml"),
@@ -166,7 +167,7 @@ func (c *Cluster) Init(node string) error {
 		return err
 	}
 	if err := c.background(node, "kubelet", c.path("bin", "kubelet"), "--config="+filepath.Join(dir, "kubelet.yaml"),
-		"--kubeconfig="+c.path("pki", node+".kubeconfig"), "--hostname-override="+node, "--node-ip="+address(index), "-v=2"); err != nil {
+		"--kubeconfig="+c.path("pki", node+".kubeconfig"), "--hostname-override="+node, "--node-ip="+address(index)+","+address6(index), "-v=2"); err != nil {
 		return err
 	}
 	if err := c.background(node, "proxy", c.path("bin", "kube-proxy"), "--config="+filepath.Join(dir, "proxy.yaml")); err != nil {

@@ -21,7 +21,7 @@ import (
 // A Pod is one that runs.
 type Pod struct {
 	Namespace, Name, Node string
-	IP                    netip.Addr
+	IP, IP6               netip.Addr
 
 	netns string // a file of its network namespace, as we see it
 }
@@ -52,6 +52,7 @@ func (c *Cluster) PodsReady(ctx context.Context, namespace, label string) ([]Pod
 			Spec   struct{ NodeName string }
 			Status struct {
 				PodIP      string
+				PodIPs     []struct{ IP string }
 				Conditions []struct{ Type, Status string }
 			}
 		}
@@ -72,7 +73,13 @@ func (c *Cluster) PodsReady(ctx context.Context, namespace, label string) ([]Pod
 		if err != nil {
 			return nil, fmt.Errorf("pod %s/%s: %w", namespace, i.Metadata.Name, err)
 		}
-		found = append(found, Pod{Namespace: namespace, Name: i.Metadata.Name, Node: i.Spec.NodeName, IP: ip})
+		p := Pod{Namespace: namespace, Name: i.Metadata.Name, Node: i.Spec.NodeName, IP: ip}
+		for _, other := range i.Status.PodIPs {
+			if a, err := netip.ParseAddr(other.IP); err == nil && a.Is6() {
+				p.IP6 = a
+			}
+		}
+		found = append(found, p)
 	}
 	return found, nil
 }
