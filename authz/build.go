@@ -4,7 +4,6 @@ import (
 	"net/netip"
 	"slices"
 	"strconv"
-	"strings"
 
 	"github.com/waystone-mesh/waystone/internal/identity"
 )
@@ -136,7 +135,7 @@ func (b *builder) table(k guardKind, keys []int32, found [][]int32, used [guardK
 		n, key := b.branch(found[i], used), b.keys[number]
 		switch {
 		case key.prefix:
-			t.prefixes = append(t.prefixes, prefix{text: key.text, branch: n})
+			t.prefixes.add(key.text, n)
 		case k.ofAddress():
 			t.blocks.add(netip.MustParsePrefix(key.text), n) // which a prefix wrote
 		case k == byPort:
@@ -157,18 +156,5 @@ func (b *builder) table(k guardKind, keys []int32, found [][]int32, used [guardK
 			t.texts[key.text] = n
 		}
 	}
-	t.link()
 	return t
-}
-
-// link puts the prefixes in order and has each know its parent.
-func (t *table) link() {
-	slices.SortFunc(t.prefixes, func(a, b prefix) int { return strings.Compare(a.text, b.text) })
-	for i := range t.prefixes {
-		p := int32(i - 1)
-		for p >= 0 && !strings.HasPrefix(t.prefixes[i].text, t.prefixes[p].text) {
-			p = t.prefixes[p].parent
-		}
-		t.prefixes[i].parent = p
-	}
 }

@@ -2,7 +2,6 @@ package authz
 
 import (
 	"math"
-	"strings"
 )
 
 // NewSetForTest returns the Set of entries with an index for lists of more than
@@ -72,10 +71,8 @@ func (n *branch) lookedAt(f *facts) int {
 			continue
 		}
 		sum += t.texts[f.path].lookedAt(f)
-		for j := t.last(f.path); j >= 0; j = int(t.prefixes[j].parent) {
-			if p := &t.prefixes[j]; strings.HasPrefix(f.path, p.text) {
-				sum += p.branch.lookedAt(f)
-			}
+		for p, path := &t.prefixes, f.path; p != nil; p, path = p.next(path) {
+			sum += p.branch.lookedAt(f)
 		}
 	}
 	return sum

@@ -74,18 +74,9 @@ type table struct {
 	kind     guardKind
 	ids      map[identity.ID]*branch
 	texts    map[string]*branch
-	prefixes []prefix // in order
+	prefixes prefixes
 	blocks   blocks
 	ports    map[uint16]*branch
-}
-
-// A prefix is one that a path may begin with. Of all the prefixes of a path the
-// longest is the last one that is not greater than the path, or else one of
-// those that this one itself begins with: parent is the longest of these, or -1.
-type prefix struct {
-	text   string
-	parent int32
-	branch *branch
 }
 
 // first returns the least position less than end that holds, or end.
@@ -122,14 +113,7 @@ func (t *table) first(f *facts, items []item, end int) int {
 	default:
 		return t.only(f).before(f, items, end)
 	}
-	path := f.path
-	end = t.texts[path].before(f, items, end)
-	for i := t.last(path); i >= 0; i = int(t.prefixes[i].parent) {
-		if p := &t.prefixes[i]; strings.HasPrefix(path, p.text) {
-			end = p.branch.before(f, items, end)
-		}
-	}
-	return end
+	return t.prefixes.first(f.path, f, items, t.texts[f.path].before(f, items, end))
 }
 
 // only returns the branch that the input leads to, or nil. It is not for paths
@@ -159,17 +143,4 @@ func (t *table) only(f *facts) *branch {
 		return t.texts[token.Issuer]
 	}
 	return t.texts[token.Subject]
-}
-
-// last returns the last prefix that is not greater than path, or -1.
-func (t *table) last(path string) int {
-	low, high := 0, len(t.prefixes)
-	for low < high {
-		if mid := (low + high) / 2; t.prefixes[mid].text <= path {
-			low = mid + 1
-		} else {
-			high = mid
-		}
-	}
-	return low - 1
 }

@@ -1,9 +1,6 @@
 package authz
 
-import (
-	"slices"
-	"strings"
-)
+import "slices"
 
 // nearest returns the ALLOW rule of l, the list of those for which of holds, that
 // is nearest to matching; none of them does. If none of them can, it is the first
@@ -42,11 +39,7 @@ func (n *branch) near(f *facts, limit int, look func(int32)) {
 			continue
 		}
 		limit = t.texts[f.path].look(limit, look)
-		for j := t.last(f.path); j >= 0; j = int(t.prefixes[j].parent) {
-			if p := &t.prefixes[j]; strings.HasPrefix(f.path, p.text) {
-				limit = p.branch.look(limit, look)
-			}
-		}
+		limit = t.prefixes.look(f.path, limit, look)
 	}
 	n.look(limit, look)
 }
