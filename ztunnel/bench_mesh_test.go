@@ -154,7 +154,10 @@ func BenchmarkLatency(b *testing.B) {
 
 // BenchmarkConnections connects, exchanges a byte, without which the tunnel need
 // not have been there, and closes (connections/{direct,tcp,hbone}). There is an
-// HBONE connection between the node tunnels already, as there mostly is.
+// HBONE connection between the node tunnels already, as there mostly is. Closed
+// connections keep their ports for a minute: with more than some 20,000 in that time
+// it is the kernel's search for a free one that is measured, and so is what follows.
+// -benchtime 3000x is enough.
 func BenchmarkConnections(b *testing.B) {
 	_, all := ways(b, echo)
 	for _, w := range all {
