@@ -195,7 +195,10 @@ func (s *Server) servers(x *exchange) []netip.AddrPort {
 		return s.options.Upstream
 	}
 	server, err := s.options.Asked(x.network(), x.from, x.at)
-	if err != nil || server == x.at { // it asked us
+	switch a := server.Addr(); {
+	case err != nil || !a.IsValid() || server == x.at: // it asked us
+		return s.options.Upstream
+	case a.Is6() && a.IsLinkLocalUnicast() && a.Zone() == "": // through which interface is not known
 		return s.options.Upstream
 	}
 	return []netip.AddrPort{server}

@@ -304,6 +304,8 @@ func TestForwardsToWhomTheClientAsked(t *testing.T) {
 		{"another", meant.addr, nil, 0, 1},
 		{"not known", netip.AddrPort{}, errors.New("not tracked"), 1, 0},
 		{"us", at, nil, 1, 0},
+		{"nobody", netip.AddrPort{}, nil, 1, 0},
+		{"somewhere on a link", netip.MustParseAddrPort("[fe80::1]:53"), nil, 1, 0},
 	} {
 		for _, network := range []string{"udp", "tcp"} {
 			f := func(n string, client, here netip.AddrPort) (netip.AddrPort, error) {
