@@ -24,7 +24,7 @@ func (r resolver) Dial(ctx context.Context, dst netip.AddrPort) (net.Conn, error
 func (in *inside) answer(p *pod, o dns.ServerOptions) error {
 	o.Client = func(*config.Snapshot, netip.Addr) *mesh.Workload { return p.about() }
 	o.Sockets = resolver{in.sockets}
-	if !p.z.options.InPod.AskOurs {
+	if z := &p.z.options; !z.InPod.AskOurs && !z.RegistryOnly {
 		o.Asked = in.sockets.Redirected
 	}
 	addrs := []netip.AddrPort{netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), dnsPort)}

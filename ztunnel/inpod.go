@@ -31,9 +31,10 @@ type InPod struct {
 	// Nil: they are not.
 	DNS *dns.ServerOptions
 
-	// AskOurs has what is forwarded go to the servers of DNS. Otherwise it goes to
-	// the server that the pod meant to ask, as its own resolv.conf has it, where the
-	// kernel tells.
+	// AskOurs has what is forwarded go to the servers of DNS, as it does with
+	// Options.RegistryOnly, which would be no bound if any server could be asked.
+	// Otherwise it goes to the server that the pod meant to ask, as its own
+	// resolv.conf has it, where the kernel tells.
 	AskOurs bool
 
 	// Ready is told when all pods that were told of are served, and when that is

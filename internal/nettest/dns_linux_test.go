@@ -66,9 +66,14 @@ func wantAnswer(t *testing.T, from *nettest.Pod, server netip.AddrPort, network,
 // TestDNS answers what applications ask of a server that is not there: names of
 // the mesh ourselves, others by a server of ours that we ask from the pod.
 func TestDNS(t *testing.T) {
+	t.Run("as told", func(t *testing.T) { askOurs(t, func(z *ztunnel.Options) { z.InPod.AskOurs = true }) })
+	t.Run("registry only", func(t *testing.T) { askOurs(t, func(z *ztunnel.Options) { z.RegistryOnly = true }) })
+}
+
+func askOurs(t *testing.T, set func(*ztunnel.Options)) {
 	o := nettest.Options{Capture: capture.Options{DNS: true}}
 	o.Ztunnel = func(z *ztunnel.Options) {
-		z.InPod.AskOurs = true
+		set(z)
 		z.InPod.DNS = &dns.ServerOptions{
 			Resolver: dns.NewResolver(dns.ResolverOptions{Node: z.Node}), Snapshot: z.Store.Snapshot,
 			Upstream: []netip.AddrPort{netip.MustParseAddrPort("10.244.0.1:53")}, // the first pod's

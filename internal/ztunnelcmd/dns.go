@@ -32,7 +32,7 @@ type dnsOptions struct {
 func (o *dnsOptions) define(set *pflag.FlagSet) {
 	flags.Define(set, &o.addrs, "dns", "ADDRESS", "off", parseDNS, "where questions of the node's pods in DNS are answered, by UDP and TCP, such as 10.0.0.1:15053 or localhost:15053; or off", "ISTIO_META_DNS_PROXY_ADDR")
 	flags.Define(set, &o.capture, "dns-capture", "bool", "true", flags.Bool, "false is --dns off", "ISTIO_META_DNS_CAPTURE")
-	flags.Define(set, &o.upstream, "dns-upstream", "ADDRESSES", "", parseServers, "the servers to ask what the mesh does not know, separated by commas; without it, the one that the pod asked, or, where that is not known, those of "+resolvConf)
+	flags.Define(set, &o.upstream, "dns-upstream", "ADDRESSES", "", parseServers, "the servers to ask what the mesh does not know, separated by commas; without it, the one that the pod asked, or, where that is not known or with --outbound-policy REGISTRY_ONLY, those of "+resolvConf)
 	flags.Define(set, &o.prefer, "dns-preferred-namespace", "NAME", "", flags.Text, "of services of one name in several namespaces, whose is taken by who is in none of them and where none is Kubernetes' own", istiosPreferred)
 	flags.Define(set, &o.ipv6, "dns-ipv6", "bool", "true", flags.Bool, "false leaves IPv6 addresses of the mesh out", "IPV6_ENABLED")
 }
