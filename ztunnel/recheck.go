@@ -4,9 +4,11 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/waystone-mesh/waystone/internal/config"
 	"github.com/waystone-mesh/waystone/internal/hbone"
+	"github.com/waystone-mesh/waystone/internal/loop"
 	"github.com/waystone-mesh/waystone/internal/mesh"
 )
 
@@ -32,11 +34,15 @@ func (w *worker) recheck(changes config.Changes) {
 	}
 }
 
-// endGone ends connections to pods that are gone, and lets go of the connections
-// that tunnels to them shared. A pod is removed when its containers have ended: it
-// is not there to say so itself, and its address may soon be another's. Without
-// that, a peer's silence would be noticed within 30 s by PING, and that of a plain
-// connection much later.
+// goneGrace is how long connections to a pod that is gone are left alone: 1 s. One
+// that was taken from manifests alone answers what it has been asked.
+const goneGrace = time.Second
+
+// endGone ends connections to pods that are gone, after goneGrace, and lets go of
+// the connections that tunnels to them shared. A pod is removed when its containers
+// have ended: it is not there to say so itself, and its address may soon be
+// another's. Without that, a peer's silence would be noticed within 30 s by PING, and
+// that of a plain connection much later. What is being dialled goes elsewhere at once.
 //
 // What is no pod may be there all the same: it was only taken out of the mesh.
 func (w *worker) endGone(changes []config.WorkloadChange) {
@@ -55,10 +61,26 @@ func (w *worker) endGone(changes []config.WorkloadChange) {
 	if uids == nil {
 		return
 	}
+	to := func(o *outbound) bool { d := o.route.dest; return d != nil && uids[d.UID] }
+	var open []*outbound
 	for o := range w.outbound {
-		if d := o.route.dest; d != nil && uids[d.UID] {
+		switch {
+		case !to(o):
+		case o.cancel == nil:
+			open = append(open, o)
+		default:
 			o.destGone()
 		}
+	}
+	if open != nil {
+		end := loop.Timer{F: func() {
+			for _, o := range open {
+				if _, still := w.outbound[o]; still && to(o) {
+					o.destGone()
+				}
+			}
+		}}
+		w.loop.After(&end, goneGrace)
 	}
 	for _, pool := range w.pools {
 		pool.Retire(func(k hbone.Key) bool { return slices.Contains(addrs, k.Addr.Addr()) })
