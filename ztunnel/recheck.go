@@ -4,7 +4,6 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/waystone-mesh/waystone/internal/config"
 	"github.com/waystone-mesh/waystone/internal/hbone"
@@ -34,15 +33,12 @@ func (w *worker) recheck(changes config.Changes) {
 	}
 }
 
-// goneGrace is how long connections to a pod that is gone are left alone: 1 s. One
-// that was taken from manifests alone answers what it has been asked.
-const goneGrace = time.Second
-
-// endGone ends connections to pods that are gone, after goneGrace, and lets go of
-// the connections that tunnels to them shared. A pod is removed when its containers
-// have ended: it is not there to say so itself, and its address may soon be
-// another's. Without that, a peer's silence would be noticed within 30 s by PING, and
-// that of a plain connection much later. What is being dialled goes elsewhere at once.
+// endGone ends connections to pods that are gone, after Options.GoneGrace, and lets
+// go of the connections that tunnels to them shared. A pod is removed when its
+// containers have ended: it is not there to say so itself, and its address may soon
+// be another's. Without that, a peer's silence would be noticed within 30 s by PING,
+// and that of a plain connection much later. What is being dialled goes elsewhere at
+// once.
 //
 // What is no pod may be there all the same: it was only taken out of the mesh.
 func (w *worker) endGone(changes []config.WorkloadChange) {
@@ -80,7 +76,7 @@ func (w *worker) endGone(changes []config.WorkloadChange) {
 				}
 			}
 		}}
-		w.loop.After(&end, goneGrace)
+		w.loop.After(&end, w.options.GoneGrace)
 	}
 	for _, pool := range w.pools {
 		pool.Retire(func(k hbone.Key) bool { return slices.Contains(addrs, k.Addr.Addr()) })

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/waystone-mesh/waystone/authz"
 	"github.com/waystone-mesh/waystone/internal/config"
@@ -164,7 +165,7 @@ func TestEndpointIsLookedUp(t *testing.T) {
 	f.wantLine("look up the destination gone.example.com: no such host")
 }
 
-// Connections to a pod that was deleted end at once, whatever its node does, and
+// Connections to a pod that was deleted end, whatever its node does, and
 // nothing that is left of them is used for who has its address next.
 func TestConnectionsEndWithTheirDestination(t *testing.T) {
 	f := newFabric(t)
@@ -195,6 +196,22 @@ func TestConnectionsEndWithTheirDestination(t *testing.T) {
 	wantEcho(t, entry) // what is no pod was only taken out of the mesh
 	closeBoth(t, entry)
 	f.until("the pool is empty", func() bool { _, pools := here.z.OpenForTest(); return pools.Conns == 0 })
+}
+
+// A pod that is only taken from manifests answers what it has been asked: the grace
+// is an hour here.
+func TestDestinationsThatAreGoneHaveAGrace(t *testing.T) {
+	f := newFabric(t)
+	values := []config.Resource{aPod("web", "10.0.0.1", "node-a", nil), aPod("items", "10.0.0.10", "node-b", nil)}
+	here := f.node("node-a", func(o *ztunnel.Options) { o.GoneGrace = time.Hour }, values...)
+	f.node("node-b", nil, values...)
+	f.serve("10.0.0.10:8080", echo)
+	nc := f.connect("10.0.0.1", "10.0.0.10:8080")
+	wantEcho(t, nc)
+	here.remove(aPod("items", "", "", nil).Key())
+	wantEcho(t, nc)
+	closeBoth(t, nc)
+	f.until("nothing is open", func() bool { open, _ := here.z.OpenForTest(); return open == 0 })
 }
 
 // A connection that is being made to a pod that goes is made to another.

@@ -91,6 +91,10 @@ type Options struct {
 	// from the client's.
 	NoOriginalSource bool
 
+	// GoneGrace is how long connections to a pod that is gone are left alone; 1 s.
+	// One that was taken from manifests alone answers what it has been asked.
+	GoneGrace time.Duration
+
 	HBONE          h2.Options
 	ConnectTimeout time.Duration // 10 s
 	PoolIdle       time.Duration // 5 min, as ztunnel's
@@ -236,6 +240,9 @@ func (o *Options) setDefaults() {
 	}
 	if o.ConnectRetries == 0 {
 		o.ConnectRetries = 2
+	}
+	if o.GoneGrace == 0 {
+		o.GoneGrace = time.Second
 	}
 	if o.ConnectTimeout == 0 {
 		o.ConnectTimeout = 10 * time.Second
